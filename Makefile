@@ -1,0 +1,41 @@
+# Every target works from a bare clone with python3, git and make: what it needs goes into .venv.
+PYTHON ?= python3
+BIN := .venv/bin
+PORT ?= 8000
+
+.DEFAULT_GOAL := help
+.PHONY: help run test lint types bench clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 14
+
+# Two stamps: running needs little, developing needs all.
+.venv/run.stamp: setup.cfg pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[fast]'
+	touch $@
+
+.venv/test.stamp: setup.cfg pyproject.toml .venv/run.stamp
+	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	touch $@
+
+run: .venv/run.stamp  ## serve the simulated market on http://127.0.0.1:8000 (PORT=... for another)
+	$(BIN)/marketfeed serve --port $(PORT)
+
+test: .venv/test.stamp  ## run every test
+	$(BIN)/python -m pytest
+
+lint: .venv/test.stamp  ## ruff: style and likely errors
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: .venv/test.stamp  ## mypy --strict over marketfeed and feeds
+	$(BIN)/mypy
+
+bench: .venv/test.stamp  ## micro benchmarks, as tables
+	$(BIN)/python -m pytest bench --benchmark-only --benchmark-columns=min,median,ops,rounds --benchmark-sort=name
+
+clean:  ## remove what the targets made
+	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

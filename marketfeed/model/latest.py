@@ -1,0 +1,127 @@
+"""The last quote and trade of each instrument, so that "what changed since" costs the same at any tick rate."""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from marketfeed.model.tick import QUOTE, RAW, TICK, TRADE, Ticks
+
+#: The kinds that have a last value, in the order of their rows in the table.
+KINDS = (QUOTE, TRADE)
+
+_ATTEMPTS = 8
+
+
+class Changed(NamedTuple):
+    """Last values, in order of their sequence numbers."""
+
+    #: shape (n,), TICK; a copy.
+    ticks: Ticks
+    #: shape (n,), u8: the sequence number of each.
+    seqs: NDArray[np.uint64]
+
+
+class LatestTable:
+    """A row an instrument and kind. One writer, any number of readers, in this process or others.
+
+    The same two-counter rule as the :class:`Ring`, a row at a time: ``claims`` of a row is raised before its payload
+    is written and ``seqs`` after; a reader takes ``seqs``, copies, and keeps the row if its ``claims`` says the same.
+
+    Args:
+        rows: shape (2, capacity), TICK.
+        seqs, claims: shape (2, capacity), u8. Zero in a new table.
+    """
+
+    def __init__(self, rows: Ticks, seqs: NDArray[np.uint64], claims: NDArray[np.uint64]) -> None:
+        if rows.shape != seqs.shape or rows.shape != claims.shape or rows.shape[0] != len(KINDS):
+            raise ValueError(f"rows {rows.shape}, seqs {seqs.shape} and claims {claims.shape} do not fit together")
+        self.capacity = rows.shape[1]
+        self._raw = rows.view(RAW).reshape(-1)
+        self._seqs = seqs.reshape(-1)
+        self._claims = claims.reshape(-1)
+
+    @classmethod
+    def on_heap(cls, capacity: int) -> "LatestTable":
+        """A table of this process alone."""
+        shape = (len(KINDS), capacity)
+        return cls(np.zeros(shape, TICK), np.zeros(shape, np.uint64), np.zeros(shape, np.uint64))
+
+    def update(self, batch: Ticks, first: int) -> None:
+        """Take in a batch, shape (n,), TICK, whose ticks have the sequence numbers ``first``, ``first + 1``, ...
+
+        Only the one writer may call this.
+        """
+        n = len(batch)
+        # Kinds are 1 and 2; every other kind has no last value.
+        cell = batch["instrument"] + (batch["kind"].astype(np.int64) - QUOTE) * self.capacity
+        seqs = np.arange(first, first + n, dtype=np.uint64)
+        raw = batch.view(RAW) if batch.flags.c_contiguous else np.ascontiguousarray(batch).view(RAW)
+        others = batch["kind"] - np.uint8(QUOTE) > TRADE - QUOTE
+        if others.any():
+            known = ~others
+            cell, seqs, raw = cell[known], seqs[known], raw[known]
+        # An assignment with repeated indices is not promised to keep the last one, so the last is found first: it is
+        # the one whose number the claim ends on.
+        np.maximum.at(self._claims, cell, seqs)
+        last = self._claims[cell] == seqs
+        if not last.all():
+            cell, seqs, raw = cell[last], seqs[last], raw[last]
+        self._raw[cell] = raw
+        self._seqs[cell] = seqs
+
+    def since(
+        self,
+        cursor: int,
+        count: int | None = None,
+        until: int | None = None,
+        among: NDArray[np.bool_] | None = None,
+    ) -> Changed:
+        """The last values with a sequence number above ``cursor``, in order of it.
+
+        Args:
+            cursor: sequence number; 0 = all that is known.
+            count: look at instruments 0..count-1 only (the directory's count: what lies beyond is empty).
+            until: leave out what is newer than this sequence number.
+            among: only these, shape (2, capacity): by kind and instrument.
+
+        A row that the writer changes again and again during the copy is left out: what it changes to is newer than
+        the head was at the call, so a reader who goes on from that head finds it next time.
+        """
+        count = self.capacity if count is None else min(count, self.capacity)
+        grid = self._seqs.reshape(len(KINDS), self.capacity)[:, :count]
+        wanted = grid > cursor
+        if until is not None:
+            wanted &= grid <= until
+        if among is not None:
+            wanted &= among[:, :count]
+        cell = np.flatnonzero(wanted)
+        cell += (cell >= count) * (self.capacity - count)  # the second kind's rows begin at the capacity
+        # In order before the copy: the rows, 80 bytes each, are moved once.
+        seqs = self._seqs[cell]
+        order = np.argsort(seqs)
+        cell, seqs = cell[order], seqs[order]
+        raw = self._raw.take(cell)
+        torn = np.flatnonzero(self._claims[cell] != seqs)
+        if len(torn):
+            seqs, raw = self._copy_again(cell, seqs, raw, torn)
+        if until is not None:  # some may have changed since they were chosen
+            n = int(np.searchsorted(seqs, until, side="right"))
+            seqs, raw = seqs[:n], raw[:n]
+        return Changed(raw.view(TICK), seqs)
+
+    def _copy_again(
+        self, cell: NDArray[np.intp], seqs: NDArray[np.uint64], raw: Ticks, torn: NDArray[np.intp]
+    ) -> tuple[NDArray[np.uint64], Ticks]:
+        """The rows with those at ``torn`` copied until they are whole, or left out; in order again."""
+        for _ in range(_ATTEMPTS):
+            seqs[torn] = self._seqs[cell[torn]]
+            raw[torn] = self._raw[cell[torn]]
+            torn = torn[self._claims[cell[torn]] != seqs[torn]]
+            if not len(torn):
+                break
+        whole = np.ones(len(cell), np.bool_)
+        whole[torn] = False
+        seqs, raw = seqs[whole], raw[whole]
+        order = np.argsort(seqs)
+        return seqs[order], raw[order]

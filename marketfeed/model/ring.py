@@ -1,0 +1,142 @@
+"""Every tick, in order, in a buffer that never grows.
+
+Protocol of the two published counters (after agrona's BroadcastTransmitter): the writer raises ``claim`` *before* it
+touches a slot and ``head`` *after*. A reader copies first and looks at ``claim`` afterwards: whatever the writer may
+have begun to overwrite by then is thrown away and reported, so a torn row is never handed out.
+
+This needs stores to become visible in program order, and loads not to overtake one another: x86-64's memory model
+gives both (TSO), and between two calls into numpy no compiler reorders anything. On a weaker memory model, do not
+share a ring between processes.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from marketfeed.model.tick import RAW, TICK, Ticks
+
+
+class Lost(NamedTuple):
+    """Sequence numbers ``first`` to ``last``, both inclusive, that the ring no longer holds."""
+
+    first: int
+    last: int
+
+
+class Span(NamedTuple):
+    """What a read gave."""
+
+    #: shape (n,), TICK; a copy, the caller's own.
+    ticks: Ticks
+    #: sequence number of ``ticks[0]``; where there are none, of the tick that will come next.
+    first: int
+    #: what lies between the cursor and ``first`` and is gone; None = nothing.
+    lost: Lost | None
+
+    @property
+    def cursor(self) -> int:
+        """Where to read on: the last sequence number this read accounts for."""
+        return self.first + len(self.ticks) - 1
+
+
+class Ring:
+    """A fixed number of ticks; one writer, any number of readers, in this process or others.
+
+    Args:
+        slots: shape (capacity,), TICK; capacity a power of two.
+        counters: shape (2,), u8: claim and head. Zero in a new ring.
+    """
+
+    def __init__(self, slots: Ticks, counters: NDArray[np.uint64]) -> None:
+        capacity = len(slots)
+        if slots.dtype != TICK or capacity < 1 or capacity & (capacity - 1):
+            raise ValueError(f"a ring is a power of two of TICK, not {capacity} of {slots.dtype}")
+        self.capacity = capacity
+        self._mask = capacity - 1
+        self._slots = slots
+        self._raw = slots.view(RAW)
+        self._counters = counters
+
+    @classmethod
+    def on_heap(cls, capacity: int) -> "Ring":
+        """A ring of this process alone."""
+        return cls(np.zeros(capacity, TICK), np.zeros(2, np.uint64))
+
+    @property
+    def head(self) -> int:
+        """Sequence number of the last published tick; 0 = none yet."""
+        return int(self._counters[1])
+
+    @property
+    def oldest(self) -> int:
+        """Sequence number of the oldest tick that is still held; head + 1 where there is none."""
+        return max(1, int(self._counters[0]) - self.capacity + 1)
+
+    def publish(self, batch: Ticks) -> int:
+        """Append a batch, shape (n,), TICK, of any length. Returns the new head.
+
+        Only the one writer may call this. Of a batch longer than the ring only the end stays.
+        """
+        n = len(batch)
+        head = int(self._counters[1])
+        new_head = head + n
+        self._counters[0] = new_head
+        skip = max(0, n - self.capacity)
+        raw = batch.view(RAW) if batch.flags.c_contiguous else np.ascontiguousarray(batch).view(RAW)
+        begin = (head + skip) & self._mask
+        fits = min(n - skip, self.capacity - begin)
+        self._raw[begin : begin + fits] = raw[skip : skip + fits]
+        if skip + fits < n:
+            self._raw[: n - skip - fits] = raw[skip + fits :]
+        self._counters[1] = new_head
+        return new_head
+
+    def read(self, cursor: int, limit: int | None = None, until: int | None = None) -> Span:
+        """The ticks after ``cursor``, oldest first, as a copy.
+
+        Args:
+            cursor: sequence number of the last tick already seen; 0 = from the beginning.
+            limit: at most so many ticks.
+            until: none beyond this sequence number, neither in the ticks nor in what is lost.
+
+        Ticks that were overwritten before they could be copied are told in :attr:`Span.lost`; those that only ``limit``
+        left out are not.
+
+        Raises:
+            ValueError: the cursor is negative or beyond the head.
+        """
+        head = int(self._counters[1])
+        if not 0 <= cursor <= head:
+            raise ValueError(f"cursor {cursor} is outside 0..{head}")
+        # A read accounts for nothing beyond the head it saw: what is lost of later ticks, the next one tells.
+        end = head if until is None else max(cursor, min(head, until))
+        first = max(cursor + 1, min(self.oldest, end + 1))
+        n = end - first + 1
+        if limit is not None:
+            n = max(0, min(n, limit))
+        begin = (first - 1) & self._mask
+        raw = self._raw
+        if begin + n <= self.capacity:
+            ticks = raw[begin : begin + n].copy()
+        else:
+            ticks = np.concatenate((raw[begin:], raw[: begin + n - self.capacity]))
+        # Only now is it known which of these the writer left alone meanwhile.
+        safe = min(self.oldest, end + 1)
+        if safe > first:
+            ticks = ticks[safe - first :]
+            first = safe
+        lost = Lost(cursor + 1, first - 1) if first > cursor + 1 else None
+        return Span(ticks.view(TICK), first, lost)
+
+    def column(self, name: str, first: int, last: int) -> NDArray[np.generic]:
+        """One column of the ticks ``first`` to ``last`` as a copy, not checked against overwriting.
+
+        For searches whose answer is checked by a later :meth:`read`.
+        """
+        begin = (first - 1) & self._mask
+        n = last - first + 1
+        column = self._slots[name]
+        if begin + n <= self.capacity:
+            return column[begin : begin + n].copy()
+        return np.concatenate((column[begin:], column[: begin + n - self.capacity]))

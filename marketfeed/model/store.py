@@ -1,0 +1,197 @@
+"""One memory with three tables: the directory, the ring and the latest table, on the heap or in a mapped file."""
+
+import mmap
+import os
+import secrets
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from marketfeed.model.instruments import FEED, INSTRUMENT, InstrumentDirectory
+from marketfeed.model.latest import KINDS, LatestTable
+from marketfeed.model.ring import Ring, Span
+from marketfeed.model.tick import TICK, Ticks
+
+DEFAULT_TICKS = 1 << 20
+DEFAULT_INSTRUMENTS = 16_384
+_FEEDS = 64
+
+_MAGIC = b"MKTFEED\0"
+_LAYOUT_VERSION = 1
+_HEADER = np.dtype(
+    [
+        ("magic", "V8"),
+        ("layout", "<u4"),
+        ("tick_bytes", "<u4"),
+        ("epoch", "<u8"),
+        ("ticks", "<u8"),
+        ("instruments", "<u8"),
+        ("feeds", "<u8"),
+    ]
+)
+_ALIGN = 128  # two cache lines: the writer's counters share none with anything a reader writes or scans
+
+
+class StoreError(Exception):
+    """A file that is no store, or one that this version cannot read."""
+
+
+class _Part(NamedTuple):
+    name: str
+    dtype: np.dtype[np.void] | np.dtype[np.uint64]
+    shape: tuple[int, ...]
+
+
+def _parts(ticks: int, instruments: int, feeds: int) -> list[_Part]:
+    u8 = np.dtype(np.uint64)
+    return [
+        _Part("header", _HEADER, (1,)),
+        _Part("ring_counters", u8, (2,)),
+        _Part("directory_counts", u8, (2,)),
+        _Part("feeds", FEED, (feeds,)),
+        _Part("instruments", INSTRUMENT, (instruments,)),
+        _Part("latest_seqs", u8, (len(KINDS), instruments)),
+        _Part("latest_claims", u8, (len(KINDS), instruments)),
+        _Part("latest_rows", TICK, (len(KINDS), instruments)),
+        _Part("ring", TICK, (ticks,)),
+    ]
+
+
+def _layout(ticks: int, instruments: int, feeds: int) -> tuple[dict[str, tuple[int, _Part]], int]:
+    """Offset of each part, and the length of all."""
+    offset = 0
+    places = {}
+    for part in _parts(ticks, instruments, feeds):
+        places[part.name] = (offset, part)
+        size = part.dtype.itemsize * int(np.prod(part.shape))
+        offset += -(-size // _ALIGN) * _ALIGN
+    return places, offset
+
+
+class TickStore:
+    """Everything the service knows. One writer (:meth:`publish`), any number of readers.
+
+    Make one with :meth:`create` or :meth:`attach`.
+
+    Attributes:
+        epoch: random id of this store's life, 1..2**53-1 (exact as a JSON number everywhere).
+        directory, ring, latest: the three tables.
+    """
+
+    def __init__(self, buffer: memoryview | mmap.mmap, ticks: int, instruments: int, feeds: int) -> None:
+        places, _ = _layout(ticks, instruments, feeds)
+
+        def part(name: str) -> Ticks:
+            offset, (_, dtype, shape) = places[name]
+            count = int(np.prod(shape))
+            return np.frombuffer(buffer, dtype, count, offset).reshape(shape)
+
+        self._header = part("header")
+        self._writable = self._header.flags.writeable
+        self.epoch = int(self._header["epoch"][0])
+        self.directory = InstrumentDirectory(part("instruments"), part("feeds"), part("directory_counts"))
+        self.ring = Ring(part("ring"), part("ring_counters"))
+        self.latest = LatestTable(part("latest_rows"), part("latest_seqs"), part("latest_claims"))
+
+    @classmethod
+    def create(
+        cls,
+        ticks: int = DEFAULT_TICKS,
+        instruments: int = DEFAULT_INSTRUMENTS,
+        path: str | os.PathLike[str] | None = None,
+    ) -> "TickStore":
+        """A new, empty store.
+
+        Args:
+            ticks: capacity of the ring; a power of two.
+            instruments: capacity of the directory and the latest table.
+            path: a file to make and map (on /dev/shm to share memory with other processes); None = on the heap.
+
+        Raises:
+            ValueError: a capacity that is not possible.
+            FileExistsError: the file is there already.
+            OSError: it cannot be made, or there is no room for it; then none is left behind.
+        """
+        if ticks < 1 or ticks & (ticks - 1):
+            raise ValueError(f"the ring's capacity is a power of two, not {ticks}")
+        if not 1 <= instruments < 1 << 31:
+            raise ValueError(f"the directory's capacity is 1 to 2**31 - 1, not {instruments}")
+        _, length = _layout(ticks, instruments, _FEEDS)
+        buffer: memoryview | mmap.mmap
+        if path is None:
+            buffer = np.zeros(length, np.uint8).data
+        else:
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+            try:
+                # All of it is taken now: a sparse file that finds the disk full later ends the process with SIGBUS.
+                os.posix_fallocate(fd, 0, length)
+                buffer = mmap.mmap(fd, length)
+            except BaseException:
+                os.unlink(path)
+                raise
+            finally:
+                os.close(fd)
+        header = np.frombuffer(buffer, _HEADER, 1)
+        header["layout"], header["tick_bytes"] = _LAYOUT_VERSION, TICK.itemsize
+        header["ticks"], header["instruments"], header["feeds"] = ticks, instruments, _FEEDS
+        header["epoch"] = secrets.randbelow((1 << 53) - 1) + 1
+        # Last of all: a file with the magic in it is complete.
+        header["magic"] = np.void(_MAGIC)
+        return cls(buffer, ticks, instruments, _FEEDS)
+
+    @classmethod
+    def attach(cls, path: str | os.PathLike[str]) -> "TickStore":
+        """The read side of a store that another process created with a path.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            StoreError: it is not a store, or one of another version, or damaged.
+        """
+        fd = os.open(path, os.O_RDONLY)
+        try:
+            length = os.fstat(fd).st_size
+            if length < _HEADER.itemsize:
+                raise StoreError(f"{Path(path)} is not a tick store: {length} bytes")
+            buffer = mmap.mmap(fd, length, prot=mmap.PROT_READ)
+        finally:
+            os.close(fd)
+        header = np.frombuffer(buffer, _HEADER, 1)[0]
+        if header["magic"].tobytes() != _MAGIC:
+            raise StoreError(f"{Path(path)} is not a tick store")
+        if (int(header["layout"]), int(header["tick_bytes"])) != (_LAYOUT_VERSION, TICK.itemsize):
+            raise StoreError(
+                f"{Path(path)} has layout {header['layout']} with ticks of {header['tick_bytes']} bytes;"
+                f" this version reads layout {_LAYOUT_VERSION} with {TICK.itemsize}"
+            )
+        ticks, instruments, feeds = (int(header[name]) for name in ("ticks", "instruments", "feeds"))
+        if not (ticks and ticks & (ticks - 1) == 0 and instruments and feeds):
+            raise StoreError(f"{Path(path)} is damaged: {ticks} ticks, {instruments} instruments, {feeds} feeds")
+        _, needed = _layout(ticks, instruments, feeds)
+        if length < needed:
+            raise StoreError(f"{Path(path)} is cut short: {length} of {needed} bytes")
+        return cls(buffer, ticks, instruments, feeds)
+
+    def publish(self, batch: Ticks) -> int:
+        """Make a batch, shape (n,), TICK, visible to every reader. Returns the new head.
+
+        Only the one writer may call this. The latest table is written first, so that whoever sees the new head finds
+        there everything up to it.
+
+        Raises:
+            StoreError: this is the read side.
+        """
+        if not self._writable:
+            raise StoreError("an attached store is read-only")
+        # More at once than the ring holds would lap readers that keep up: it goes in pieces they can follow.
+        piece = max(1, self.ring.capacity // 2)
+        if len(batch) > piece:
+            for begin in range(0, len(batch), piece):
+                self.publish(batch[begin : begin + piece])
+            return self.ring.head
+        self.latest.update(batch, self.ring.head + 1)
+        return self.ring.publish(batch)
+
+    def read(self, cursor: int, limit: int | None = None, until: int | None = None) -> Span:
+        """Every tick after ``cursor``: see :meth:`Ring.read`."""
+        return self.ring.read(cursor, limit, until)
