@@ -1,0 +1,161 @@
+"""The loop that runs the feeds: ask, screen, stamp, publish.
+
+::
+
+    feed.poll(now) ──batch──> screen ──> ts_recv, feed id ──> store.publish ──> on_publish (the hub wakes)
+
+Feeds never wait for clients: what a feed gives is published at once, whoever listens.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+from marketfeed.feed import Feed, FeedError
+from marketfeed.model.clock import Clock
+from marketfeed.model.instruments import DirectoryFull
+from marketfeed.model.screen import screen
+from marketfeed.model.store import TickStore
+
+log = logging.getLogger("marketfeed.ingest")
+
+_BACKOFF_FIRST_S = 0.5
+_BACKOFF_MOST_S = 30.0
+#: A feed that gave ticks for so long starts its back-off anew.
+_BACKOFF_RESET_S = 60.0
+
+
+@dataclass
+class FeedStats:
+    """What one feed has done so far."""
+
+    ticks: int = 0
+    restarts: int = 0
+    #: "waiting", "running", "backing off", "ended"
+    state: str = "waiting"
+    #: how many rows were refused, by reason
+    refused: Counter[str] = field(default_factory=Counter)
+
+
+class _Context:
+    """What one feed gets to see: its own part of the directory, and its own counters."""
+
+    def __init__(self, name: str, feed_id: int, store: TickStore, stats: FeedStats) -> None:
+        self._name = name
+        self._feed_id = feed_id
+        self._directory = store.directory
+        self._stats = stats
+
+    def instrument(self, symbol: str) -> int | None:
+        try:
+            return self._directory.add(self._feed_id, symbol)
+        except DirectoryFull as error:
+            self.refuse("directory full", example=str(error))
+        except ValueError as error:
+            self.refuse("bad symbol", example=str(error))
+        return None
+
+    def refuse(self, reason: str, count: int = 1, example: str = "") -> None:
+        if reason not in self._stats.refused:
+            log.error("feed %s: refused: %s%s", self._name, reason, f": {example[:200]}" if example else "")
+        self._stats.refused[reason] += count
+
+
+class FeedRunner:
+    """One feed on its way into the store. :meth:`step` is the whole of it; :meth:`run` only waits between steps.
+
+    Args:
+        on_publish: called after each batch that was published.
+        sleep: how :meth:`run` waits, seconds.
+        jitter: picks a pause between two bounds, seconds.
+
+    Raises:
+        FeedError: from the constructor, when the feed cannot begin.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        feed: Feed,
+        store: TickStore,
+        clock: Clock,
+        on_publish: Callable[[], None],
+        *,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        jitter: Callable[[float, float], float] = random.uniform,
+    ) -> None:
+        self.name = name
+        self.stats = FeedStats()
+        self._feed = feed
+        self._store = store
+        self._clock = clock
+        self._on_publish = on_publish
+        self._sleep = sleep
+        self._jitter = jitter
+        try:
+            self._feed_id = store.directory.add_feed(name)
+        except (ValueError, DirectoryFull) as error:
+            raise FeedError(str(error)) from None
+        self._context = _Context(name, self._feed_id, store, self.stats)
+        feed.open(self._context, clock.now_ns())
+
+    def step(self) -> int | None:
+        """Ask once and publish what is given. Returns when to ask again, as :attr:`Poll.due_ns`."""
+        now = self._clock.now_ns()
+        batch, due = self._feed.poll(now)
+        if len(batch):
+            good, refused = screen(batch, now, len(self._store.directory))
+            for reason, (count, first) in refused.items():
+                self._context.refuse(reason, count, str(batch[first]))
+            if good is not None:
+                batch = batch[good]
+        if len(batch):
+            batch["feed"] = self._feed_id
+            batch["ts_recv"] = now
+            self._store.publish(batch)
+            self.stats.ticks += len(batch)
+            self._on_publish()
+        return due
+
+    async def run(self) -> None:
+        """Step until the feed has ended. One that fails is opened again, after a pause that grows with full jitter."""
+        failures = 0
+        broken = False
+        opened = self._clock.monotonic()
+        while True:
+            try:
+                if broken:
+                    self._feed.close()
+                    self._feed.open(self._context, self._clock.now_ns())
+                    broken = False
+                    opened = self._clock.monotonic()
+                self.stats.state = "running"
+                due = self.step()
+            except Exception:
+                # Whatever is wrong with one feed, at its opening too, the others and the server go on.
+                if not broken and self._clock.monotonic() - opened > _BACKOFF_RESET_S:
+                    failures = 0
+                broken = True
+                self.stats.state = "backing off"
+                self.stats.restarts += 1
+                # Bounded before it is raised: 2.0 to the 1,024th is an error.
+                wait = self._jitter(0.0, min(_BACKOFF_MOST_S, _BACKOFF_FIRST_S * 2.0 ** min(failures, 16)))
+                failures += 1
+                log.exception("feed %s: failed; opening it again in %.1f s", self.name, wait)
+            else:
+                if due is None:
+                    self.stats.state = "ended"
+                    self._feed.close()
+                    log.info("feed %s: ended after %d ticks", self.name, self.stats.ticks)
+                    return
+                wait = max(0.0, (due - self._clock.now_ns()) / 1e9)
+            await self._sleep(wait)
+
+    def close(self) -> None:
+        """Let go of the feed."""
+        self._feed.close()
