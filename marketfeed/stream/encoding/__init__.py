@@ -1,0 +1,52 @@
+"""Ticks and messages as bytes: one file an encoding.
+
+::
+
+    rows of TICK ──ticks()──> one piece of bytes a tick ──frame()──> payload of a frame
+    messages (dict) ──messages()─────────────────────────────────────────────┘
+
+A tick is encoded once; every group that wants it joins the same piece into its own frame.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from marketfeed.model.instruments import InstrumentDirectory
+from marketfeed.model.tick import Ticks
+from marketfeed.stream.encoding.json import JsonEncoding
+from marketfeed.stream.encoding.msgpack import MsgpackEncoding
+
+
+class Encoding(Protocol):
+    """One way to write messages. Equal instances are one instance: a hub makes each once.
+
+    Args:
+        directory: whose ids the ticks carry.
+        with_feed: whether each tick tells its feed (`f`).
+    """
+
+    #: as in `?encoding=` and in the subprotocol `marketfeed.NAME`
+    NAME: str
+    #: whether its frames are binary ones
+    BINARY: bool
+
+    def __init__(self, directory: InstrumentDirectory, with_feed: bool) -> None: ...
+
+    def ticks(self, rows: Ticks, seqs: NDArray[np.uint64]) -> list[bytes]:
+        """Each tick on its own. rows: shape (n,), TICK; seqs: shape (n,)."""
+
+    def messages(self, messages: Sequence[dict[str, Any]]) -> list[bytes]:
+        """Each message on its own."""
+
+    def frame(self, pieces: Sequence[bytes]) -> bytes:
+        """The payload of a frame of these ticks and messages, in this order."""
+
+
+ENCODINGS: dict[str, type[Encoding]] = {cls.NAME: cls for cls in (JsonEncoding, MsgpackEncoding)}
+
+__all__ = ["ENCODINGS", "Encoding", "JsonEncoding", "MsgpackEncoding"]

@@ -1,0 +1,566 @@
+"""The hub runs the lanes: it says when to flush, gives groups their frames, and serves those who are behind."""
+
+from __future__ import annotations
+
+from collections import defaultdict, deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+from math import inf
+from typing import NamedTuple
+
+import numpy as np
+
+from marketfeed.model.instruments import InstrumentDirectory
+from marketfeed.model.ring import Lost
+from marketfeed.model.store import TickStore
+from marketfeed.model.tick import QUOTE
+from marketfeed.stream import protocol
+from marketfeed.stream.codes import ErrorCode, GapReason, ProtocolError
+from marketfeed.stream.encoding import ENCODINGS, Encoding
+from marketfeed.stream.lane import FRAME_TICKS, Changes, Group, Lane, NotLevel, Subscriber
+from marketfeed.stream.link import Link, RawSend, Took
+from marketfeed.stream.session import Session
+from marketfeed.stream.subscription import Options, Rule, Selection, is_glob
+
+#: At most so many ticks of the ring are looked through at one go for one subscriber that is behind.
+_SCAN_TICKS = 1 << 16
+#: So many sessions that are behind are served before the loop may do something else.
+_SERVED_AT_ONCE = 16
+#: The slowest cadence there is, in coalescing windows (an hour of 5 ms).
+_LONGEST_WINDOWS = 720_000
+
+
+class Started(NamedTuple):
+    """Where the stream of some symbols begins."""
+
+    #: the first tick of it comes after this sequence number (a snapshot: before it)
+    seq: int
+    #: whether all that was asked for can be given; None = nothing was asked for
+    recovered: bool | None = None
+    #: what is known to be lost already: a `gap` message
+    gap: protocol.Message | None = None
+
+
+@dataclass
+class HubStats:
+    """What has been delivered so far."""
+
+    frames: int = 0
+    ticks: int = 0
+    gaps: int = 0
+    ticks_lost: int = 0
+    #: how often a session could not take more
+    stalls: int = 0
+
+
+class Hub:
+    """One for a store. Not thread-safe: everything happens on the loop of whoever calls it.
+
+    Args:
+        store: what is delivered.
+        coalesce: seconds; the shortest time between two flushes of a lane while ticks keep coming. After an idle
+            moment the first tick goes out at once.
+
+    Whoever drives it calls :meth:`run` when ticks were published, and again when :meth:`run` said.
+    """
+
+    def __init__(self, store: TickStore, coalesce: float = 0.005) -> None:
+        if not 0 < coalesce <= 1:
+            raise ValueError(f"the coalescing window is more than 0 s and at most 1 s, not {coalesce}")
+        self.store = store
+        self.stats = HubStats()
+        self._coalesce = coalesce
+        self._lanes: dict[tuple[bool, float], Lane] = {}
+        self._servable: deque[Session] = deque()
+        self._encodings: dict[tuple[str, bool], Encoding] = {}
+        self._instruments_seen = len(store.directory)
+
+    @property
+    def directory(self) -> InstrumentDirectory:
+        """The store's."""
+        return self.store.directory
+
+    def encoding(self, name: str, with_feed: bool) -> Encoding:
+        """The one instance of that encoding."""
+        key = (name, with_feed)
+        if key not in self._encodings:
+            self._encodings[key] = ENCODINGS[name](self.store.directory, with_feed)
+        return self._encodings[key]
+
+    # ---- time ------------------------------------------------------------------------------------------------
+
+    def run(self, now: float) -> float:
+        """Do what is due at ``now`` (seconds on any steady clock). Returns when to be called again; infinite = not
+        before something is published, subscribed or writable."""
+        self._follow_directory()
+        for lane in list(self._lanes.values()):
+            if lane.due() <= now:
+                self._flush(lane, now)
+        for _ in range(min(_SERVED_AT_ONCE, len(self._servable))):
+            session = self._servable.popleft()
+            session.servable = False
+            self._serve(session, now)
+        if self._servable:
+            return now
+        return min((lane.due() for lane in self._lanes.values()), default=inf)
+
+    def _follow_directory(self) -> None:
+        begin, count = self._instruments_seen, len(self.store.directory)
+        if begin < count:
+            self._instruments_seen = count
+            for lane in self._lanes.values():
+                lane.instruments_added(begin)
+
+    # ---- a lane's flush ----------------------------------------------------------------------------------------
+
+    def _flush(self, lane: Lane, now: float) -> None:
+        if lane.cursor >= lane.until and lane.cursor < self.store.ring.head:
+            lane.until = self.store.ring.head
+            lane.begun = now
+        before = lane.cursor
+        changes = lane.read()
+        if changes.lost:
+            before = lane.cursor = changes.lost.last
+            self._lane_lost(lane, changes.lost)
+        lane.cursor = changes.cursor
+        if len(changes.ticks):
+            self._deliver(lane, changes, before)
+        if not lane.every and lane.cursor >= lane.until:
+            self._begin_late_passes(lane, now)
+
+    def _deliver(self, lane: Lane, changes: Changes, before: int) -> None:
+        places, pairs = lane.wanted(changes.ticks)
+        if not pairs:
+            return
+        ticks, seqs = changes.ticks[places], changes.seqs[places]
+        pieces_of: dict[Encoding, list[bytes]] = {}
+        fast: defaultdict[type[Link], list[tuple[bytes, dict[Subscriber, RawSend]]]] = defaultdict(list)
+        careful: list[tuple[bytes, Subscriber]] = []
+        stats = self.stats
+        for group, wanted in pairs.items():
+            if not group.ready and not group.careful:
+                continue
+            encoding = group.encoding
+            pieces = pieces_of.get(encoding)
+            if pieces is None:
+                pieces = pieces_of[encoding] = encoding.ticks(ticks, seqs)
+            frame = group.link_type.wrap(encoding.frame([pieces[n] for n in wanted]), encoding.BINARY)
+            if group.ready:
+                fast[group.link_type].append((frame, group.ready))
+            careful += [(frame, subscriber) for subscriber in group.careful]
+            members = len(group.ready) + len(group.careful)
+            stats.frames += members
+            stats.ticks += members * len(wanted)
+        for link_type, frames in fast.items():
+            for subscriber, taken in link_type.deliver(frames):
+                self._stalled(subscriber.session)
+                if not taken:
+                    subscriber.cursor = before
+        for frame, subscriber in careful:
+            session = subscriber.session
+            took = session.link.send(frame) if session.can_take else Took.NOTHING
+            if took is not Took.MORE and session.can_take:
+                self._stalled(session)
+            if took is Took.NOTHING:
+                subscriber.cursor = before
+
+    def _lane_lost(self, lane: Lane, lost: Lost) -> None:
+        """The lane itself was lapped, and with it all that are in step."""
+        sessions = {s.session: None for group in lane.groups.values() for s in (*group.ready, *group.careful)}
+        for session in sessions:
+            self._tell_lost(session, lost)
+
+    def _tell_lost(self, session: Session, lost: Lost) -> None:
+        self.stats.gaps += 1
+        self.stats.ticks_lost += lost.last - lost.first + 1
+        session.tell(protocol.gap(lost.first, lost.last, GapReason.LAPPED))
+
+    def _begin_late_passes(self, lane: Lane, now: float) -> None:
+        for subscriber in list(lane.behind):
+            if subscriber.until is None and subscriber.session.can_take and now >= subscriber.not_before:
+                subscriber.until = lane.cursor
+                self._want_service(subscriber.session)
+
+    # ---- those who are behind -----------------------------------------------------------------------------------
+
+    def _stalled(self, session: Session) -> None:
+        """This session can take no more for now: its subscribers keep their cursors."""
+        session.can_take = False
+        self.stats.stalls += 1
+        for subscriber in session.subscribers:
+            if subscriber.in_step:
+                self._leave(subscriber)
+
+    def stalled(self, session: Session) -> None:
+        """A session's link is full because of something it sent itself."""
+        if session.can_take:
+            self._stalled(session)
+
+    def writable(self, session: Session) -> None:
+        """A session's link can take frames again."""
+        session.can_take = True
+        self._want_service(session)
+
+    def _want_service(self, session: Session) -> None:
+        if not session.servable and session.can_take:
+            session.servable = True
+            self._servable.append(session)
+
+    def _serve(self, session: Session, now: float) -> None:
+        """Give each of the session's late subscribers one frame at the most."""
+        more = False
+        for subscriber in list(session.subscribers):
+            if not session.can_take:
+                return
+            if subscriber.in_step or subscriber not in session.subscribers:
+                continue
+            if subscriber.until is not None:
+                more |= self._serve_latest(subscriber, now)
+            elif subscriber.group.lane.every:
+                more |= self._serve_every(subscriber)
+        if more:
+            self._want_service(session)
+        session.served(now)
+
+    def _serve_latest(self, subscriber: Subscriber, now: float) -> bool:
+        """The latest of what changed after its cursor, oldest change first. Returns whether there is more to do."""
+        group, until = subscriber.group, subscriber.until
+        assert until is not None
+        lane = group.lane
+        changed = self.store.latest.since(subscriber.cursor, len(self.directory), until, group.mask(self.store))
+        ticks, seqs = changed.ticks[:FRAME_TICKS], changed.seqs[:FRAME_TICKS]
+        complete = len(changed.ticks) <= FRAME_TICKS
+        if len(ticks) and self._send(subscriber, group.encoding.ticks(ticks, seqs)) is Took.NOTHING:
+            return False
+        if not complete:
+            subscriber.cursor = int(seqs[-1])
+            return True
+        subscriber.cursor, subscriber.until = until, None
+        if now < subscriber.not_before:
+            return False
+        return not self._join(subscriber) and lane.every
+
+    def _serve_every(self, subscriber: Subscriber) -> bool:
+        """The ticks after its cursor, up to where its lane stands. Returns whether there is more to do."""
+        group = subscriber.group
+        span = self.store.read(subscriber.cursor, _SCAN_TICKS, group.lane.cursor)
+        if span.lost:
+            # First the gap by itself: should the link take no more after it, the ticks behind it are still to be had.
+            subscriber.cursor = span.lost.last
+            self._tell_lost(subscriber.session, span.lost)
+            return True
+        ticks = span.ticks
+        mine = group.mask(self.store)[ticks["kind"].astype(np.intp) - QUOTE, ticks["instrument"]]
+        places = np.nonzero(mine)[0]
+        cursor = span.cursor
+        if len(places) > FRAME_TICKS:
+            places = places[:FRAME_TICKS]
+            cursor = span.first + int(places[-1])
+        if len(places):
+            seqs = (places + span.first).astype(np.uint64)
+            if self._send(subscriber, group.encoding.ticks(ticks[places], seqs)) is Took.NOTHING:
+                return False
+        subscriber.cursor = cursor
+        return not self._join(subscriber)
+
+    def _send(self, subscriber: Subscriber, pieces: list[bytes]) -> Took:
+        group = subscriber.group
+        took = subscriber.session.link.send(group.link_type.wrap(group.encoding.frame(pieces), group.encoding.BINARY))
+        if took is not Took.NOTHING:
+            self.stats.frames += 1
+            self.stats.ticks += len(pieces)
+        if took is not Took.MORE:
+            self._stalled(subscriber.session)
+        return took
+
+    # ---- in step or behind --------------------------------------------------------------------------------------
+
+    def _join(self, subscriber: Subscriber) -> bool:
+        """Go in step, if it is where its lane is and can take more. Returns whether it is in step now."""
+        session, lane = subscriber.session, subscriber.group.lane
+        if subscriber.cursor != lane.cursor or not session.can_take:
+            return False
+        lane.behind.pop(subscriber, None)
+        for other in session.subscribers:
+            if other is not subscriber and other.in_step and other.options == subscriber.options:
+                # Same wish, same place: one subscriber does for both.
+                other.keys |= subscriber.keys
+                self._remove(subscriber)
+                self._regroup(session)
+                return True
+        subscriber.in_step = True
+        self._place(session)
+        return True
+
+    def _leave(self, subscriber: Subscriber) -> None:
+        group = subscriber.group
+        group.ready.pop(subscriber, None)
+        group.careful.pop(subscriber, None)
+        subscriber.in_step = False
+        subscriber.cursor = group.lane.cursor
+        group.lane.behind[subscriber] = None
+
+    def _place(self, session: Session) -> None:
+        """Those in step go where the fast path may take them, or where it may not."""
+        alone = len(session.subscribers) == 1
+        for subscriber in session.subscribers:
+            if subscriber.in_step:
+                group = subscriber.group
+                group.ready.pop(subscriber, None)
+                group.careful.pop(subscriber, None)
+                (group.ready if alone else group.careful)[subscriber] = session.link.raw_send
+
+    # ---- subscriptions ----------------------------------------------------------------------------------------
+
+    def subscribe(
+        self,
+        session: Session,
+        keys: Iterable[tuple[int, str]],
+        options: Options,
+        snapshot: bool,
+        since: protocol.Position | int | None,
+        now: float,
+    ) -> Started:
+        """Add symbols to what a session receives.
+
+        Args:
+            keys: (kind, pattern); one that it has already takes the new options.
+            snapshot: the latest of each symbol first.
+            since: what came after this position or time (ns since the Unix epoch) first.
+
+        Raises:
+            ProtocolError: the position is not one of this store's.
+            NotLevel: ask again after the session has been served.
+        """
+        self._follow_directory()
+        keys = list(keys)
+        if isinstance(since, protocol.Position):
+            self._check_position(since)
+        anew = snapshot or since is not None
+        moved = {key for key in keys if anew or session.state.get(key) != options}
+        if not moved:
+            return Started(self._position(session, set(keys)))
+        if not anew and not self._level(self._overlapping(session, moved), now):
+            raise NotLevel
+        self._take_away(session, moved)
+        session.state.update(dict.fromkeys(keys, options))
+        opened = None if anew else self._open_subscriber(session, options)
+        if opened is not None:
+            opened.keys |= moved
+            self._regroup(session)
+            return Started(opened.position)
+
+        group = self._join_group(session, options, self._selection(session, moved))
+        subscriber = Subscriber(session, options, moved, group)
+        session.subscribers.append(subscriber)
+        self._regroup(session)
+        lane = subscriber.group.lane
+        lane.behind[subscriber] = None
+        live = lane.cursor if lane.every else self.store.ring.head
+        if since is not None:
+            started = self._start(subscriber, since)
+        else:
+            started = Started(live)
+        while lane.every and lane.cursor < started.seq:
+            self._flush(lane, now)
+        live = max(live, started.seq)
+        subscriber.cursor = 0 if snapshot else started.seq
+        if snapshot or (not lane.every and started.seq < live):
+            subscriber.until = live
+        if anew and not lane.every:
+            subscriber.not_before = now + lane.interval
+        if subscriber.until is None:
+            self._join(subscriber)
+        self._want_service(session)
+        return started
+
+    def unsubscribe(self, session: Session, keys: Iterable[tuple[int, str]], now: float) -> int:
+        """Take symbols away; those it does not have are passed over. Returns the head.
+
+        Raises:
+            NotLevel: ask again after the session has been served.
+        """
+        keys = set(keys) & session.state.keys()
+        overlapping = self._overlapping(session, keys)
+        # Whoever has other patterns that cover these symbols is given them now.
+        if any(not s.keys <= keys for s in overlapping) and not self._level(overlapping, now):
+            raise NotLevel
+        for key in keys:
+            del session.state[key]
+        self._take_away(session, keys)
+        self._regroup(session)
+        return self.store.ring.head
+
+    def drop(self, session: Session) -> None:
+        """A session has ended."""
+        session.can_take = False
+        session.state.clear()
+        for subscriber in list(session.subscribers):
+            self._remove(subscriber)
+
+    def _take_away(self, session: Session, keys: set[tuple[int, str]]) -> None:
+        for subscriber in list(session.subscribers):
+            subscriber.keys -= keys
+            if not subscriber.keys:
+                self._remove(subscriber)
+
+    def _overlapping(self, session: Session, keys: set[tuple[int, str]]) -> list[Subscriber]:
+        """The session's subscribers who may have instruments that these keys cover too."""
+        globbed = {kind for kind, pattern in keys if is_glob(pattern)}
+        named = {(kind, pattern.rpartition(":")[2]) for kind, pattern in keys}
+        kinds = {kind for kind, _ in keys}
+        return [
+            s
+            for s in session.subscribers
+            if any(
+                kind in globbed or (kind in kinds and is_glob(pattern)) or (kind, pattern.rpartition(":")[2]) in named
+                for kind, pattern in s.keys
+            )
+        ]
+
+    def _level(self, subscribers: list[Subscriber], now: float) -> bool:
+        """Bring these subscribers of one session to the head, so that an instrument may go from one to the other with
+        no tick lost, repeated or out of order. False = not possible now: one is behind or its link is full."""
+        head = self.store.ring.head
+        if any(s.until is not None or (s.group.lane.every and not s.in_step) for s in subscribers):
+            return False
+        for subscriber in subscribers:
+            lane = subscriber.group.lane
+            if lane.every:
+                while lane.cursor < head:
+                    self._flush(lane, now)
+                continue
+            if not subscriber.session.can_take:
+                return False
+            if subscriber.in_step:
+                self._leave(subscriber)
+            subscriber.until = head
+            subscriber.not_before = now + lane.interval
+            while subscriber.until is not None and subscriber.session.can_take:
+                self._serve_latest(subscriber, now)
+        return all(s.position == head and s.session.can_take for s in subscribers)
+
+    def _position(self, session: Session, keys: set[tuple[int, str]]) -> int:
+        """The earliest position of those who have these keys."""
+        return min(s.position for s in session.subscribers if not keys.isdisjoint(s.keys))
+
+    def _open_subscriber(self, session: Session, options: Options) -> Subscriber | None:
+        """One that more symbols may simply be added to: it is in step."""
+        for subscriber in session.subscribers:
+            if subscriber.options == options and subscriber.in_step:
+                return subscriber
+        return None
+
+    def _check_position(self, position: protocol.Position) -> None:
+        if position.epoch is None and position.seq:
+            raise ProtocolError(ErrorCode.SYNTAX, "since needs the epoch that its seq belongs to")
+        if position.epoch in (None, self.store.epoch) and position.seq > self.store.ring.head:
+            raise ProtocolError(
+                ErrorCode.SYNTAX, f"since.seq {position.seq} is beyond the last tick, {self.store.ring.head}"
+            )
+
+    def _start(self, subscriber: Subscriber, since: protocol.Position | int) -> Started:
+        """Where this position or time is, and whether every tick after it is still held."""
+        every = subscriber.group.lane.every
+        if isinstance(since, int):
+            seq = self._position_of_time(subscriber, since)
+            return Started(seq or 0, seq is not None or not every)
+        if since.epoch in (None, self.store.epoch):
+            return Started(since.seq, since.seq + 1 >= self.store.ring.oldest or not every)
+        if not every:
+            return Started(0, True)
+        self.stats.gaps += 1
+        return Started(0, False, protocol.gap(since.seq + 1, None, GapReason.EPOCH, since.epoch))
+
+    def _position_of_time(self, subscriber: Subscriber, time_ns: int) -> int | None:
+        """The place before the first of its ticks that is later than this; None = that one may be lost already."""
+        ring = self.store.ring
+        mask = subscriber.group.mask(self.store)
+        certain = ring.oldest == 1
+        cursor = ring.oldest - 1
+        while cursor < ring.head:
+            span = ring.read(cursor, _SCAN_TICKS)
+            mine = mask[span.ticks["kind"].astype(np.intp) - QUOTE, span.ticks["instrument"]]
+            later = span.ticks["ts_event"] > time_ns
+            found = np.nonzero(mine & later)[0]
+            # Where one is held that is not later, what was lost before it is not later either.
+            certain |= bool((mine & ~later)[: found[0] if len(found) else None].any())
+            if len(found):
+                return span.first + int(found[0]) - 1 if certain else None
+            cursor = span.cursor
+        return ring.head if certain else None
+
+    # ---- lanes and groups -------------------------------------------------------------------------------------
+
+    def _lane(self, options: Options) -> Lane:
+        every = options.max_hz is None
+        interval = self._coalesce if options.max_hz is None else self._interval(options.max_hz)
+        key = (every, interval)
+        if key not in self._lanes:
+            self._lanes[key] = Lane(self.store, every, interval)
+        return self._lanes[key]
+
+    def _interval(self, max_hz: float) -> float:
+        """Seconds between two flushes: no shorter than asked for, and of few enough different lengths.
+
+        Whole coalescing windows, of which only the five leading bits count: at most 3.2 % longer than asked for, and
+        some hundred lanes at the most, whatever clients ask.
+        """
+        windows = min(max(1, -int(-1.0 / (max_hz * self._coalesce) // 1)), _LONGEST_WINDOWS)
+        step = 1 << max(0, windows.bit_length() - 5)
+        return -(-windows // step) * step * self._coalesce
+
+    def _drop_empty_lane(self, lane: Lane) -> None:
+        if not lane.groups:
+            self._lanes = {key: other for key, other in self._lanes.items() if other is not lane}
+
+    def _regroup(self, session: Session) -> None:
+        """Put each of the session's subscribers into the group of those who want the same."""
+        for subscriber in session.subscribers:
+            selection = self._selection(session, subscriber.keys)
+            old = subscriber.group
+            if old.selection == selection:
+                continue
+            subscriber.group = self._join_group(session, subscriber.options, selection)
+            old.ready.pop(subscriber, None)
+            old.careful.pop(subscriber, None)
+            self._leave_group(old, subscriber.options)
+        self._place(session)
+
+    def _selection(self, session: Session, keys: set[tuple[int, str]]) -> Selection:
+        rules = {Rule(kind, pattern, True) for kind, pattern in keys}
+        # What other subscribers of this session take must be left to them, where a glob of ours covers it too.
+        globbed = {kind for kind, pattern in keys if is_glob(pattern)}
+        rules |= {
+            Rule(kind, pattern, False)
+            for kind, pattern in session.state
+            if (kind, pattern) not in keys and (kind in globbed or (kind, pattern.partition(":")[2]) in keys)
+        }
+        return Selection(session.feed, rules)
+
+    def _join_group(self, session: Session, options: Options, selection: Selection) -> Group:
+        lane = self._lane(options)
+        key = (selection, options, session.encoding, type(session.link))
+        group = lane.groups.get(key)
+        if group is None:
+            group = lane.groups[key] = Group(lane, selection, session.encoding, type(session.link))
+            lane.add(group)
+        group.members += 1
+        return group
+
+    def _leave_group(self, group: Group, options: Options) -> None:
+        group.members -= 1
+        if not group.members:
+            lane = group.lane
+            del lane.groups[group.selection, options, group.encoding, group.link_type]
+            lane.remove(group)
+            self._drop_empty_lane(lane)
+
+    def _remove(self, subscriber: Subscriber) -> None:
+        session, group = subscriber.session, subscriber.group
+        session.subscribers.remove(subscriber)
+        group.ready.pop(subscriber, None)
+        group.careful.pop(subscriber, None)
+        group.lane.behind.pop(subscriber, None)
+        self._leave_group(group, subscriber.options)
+        self._place(session)

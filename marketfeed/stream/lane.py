@@ -1,0 +1,240 @@
+"""A lane is one delivery cadence; a group is all in it who want exactly the same; a subscriber is a cursor."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from math import inf
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from marketfeed.model.ring import Lost
+from marketfeed.model.store import TickStore
+from marketfeed.model.tick import QUOTE, Ticks
+from marketfeed.stream.encoding import Encoding
+from marketfeed.stream.link import Link, RawSend
+from marketfeed.stream.subscription import CHANNELS, Options, Selection
+
+if TYPE_CHECKING:
+    from marketfeed.stream.session import Session
+
+#: At most so many ticks go into one frame, so that it stays well below the 1 MiB that clients accept by default.
+FRAME_TICKS = 2048
+
+_K = TypeVar("_K")
+
+
+class NotLevel(Exception):
+    """A command moves instruments between subscribers of which one has to be given something first."""
+
+
+class Subscriber:
+    """A cursor into the store that belongs to a session.
+
+    In step = its lane's cursor is its cursor, and its group's frames are its frames. Else it is behind: it has taken
+    all up to ``cursor``, and is served by itself until it has caught up.
+    """
+
+    def __init__(self, session: Session, options: Options, keys: set[tuple[int, str]], group: Group) -> None:
+        self.session = session
+        self.options = options
+        #: (kind, pattern) of what it asked for
+        self.keys = keys
+        self.group = group
+        self.in_step = False
+        self.cursor = 0
+        #: set = it is being given the latest of each symbol that changed after ``cursor`` up to here
+        self.until: int | None = None
+        #: (latest lanes) seconds on the hub's clock before which it is given nothing more
+        self.not_before = 0.0
+
+    @property
+    def position(self) -> int:
+        """All up to this sequence number it has been given, or needs no more."""
+        return self.group.lane.cursor if self.in_step else self.cursor
+
+
+class Group:
+    """All subscribers of a lane that get the same frames."""
+
+    def __init__(self, lane: Lane, selection: Selection, encoding: Encoding, link_type: type[Link]) -> None:
+        self.lane = lane
+        self.selection = selection
+        self.encoding = encoding
+        self.link_type = link_type
+        self.members = 0
+        #: in step, the session's only subscriber: one send each, with nothing to ask first
+        self.ready: dict[Subscriber, RawSend] = {}
+        #: in step, but another subscriber of the session may have filled its link meanwhile
+        self.careful: dict[Subscriber, RawSend] = {}
+        #: kinds of which it takes everything
+        self.wide = [kind for kind in CHANNELS.values() if selection.takes_all(kind)]
+        self.cells: list[int] = []
+
+    def mask(self, store: TickStore) -> NDArray[np.bool_]:
+        """Which (kind, instrument) it takes, shape (2, capacity)."""
+        capacity = store.directory.capacity
+        mask = np.zeros((len(CHANNELS), capacity), np.bool_)
+        mask.reshape(-1)[self.cells] = True
+        for kind in self.wide:
+            if self.selection.feed is None:
+                mask[kind - QUOTE] = True
+            else:
+                feeds = store.directory.feeds()
+                if self.selection.feed in feeds:
+                    mask[kind - QUOTE] |= store.directory.of_feed(feeds.index(self.selection.feed))
+        return mask
+
+
+class Changes(NamedTuple):
+    """What a lane reads at one go."""
+
+    #: shape (n,), TICK
+    ticks: Ticks
+    #: shape (n,), u8
+    seqs: NDArray[np.uint64]
+    lost: Lost | None
+    #: where the lane stands after this
+    cursor: int
+
+
+class Lane:
+    """One cadence: every tick, or the latest of each symbol at an interval.
+
+    Args:
+        every: every tick, else the latest.
+        interval: seconds from the begin of one pass to the next.
+
+    It knows for each (kind, instrument) - a cell - which groups want it, so that a flush costs as much as there are
+    ticks and wants for them, whatever else is subscribed.
+    """
+
+    def __init__(self, store: TickStore, every: bool, interval: float) -> None:
+        self.every = every
+        self.interval = interval
+        self._store = store
+        self._capacity = store.directory.capacity
+        self.cursor = store.ring.head
+        #: where the pass that has begun ends; = cursor between passes
+        self.until = self.cursor
+        self.begun = -inf
+        self.groups: dict[tuple[Selection, Options, Encoding, type[Link]], Group] = {}
+        self.behind: dict[Subscriber, None] = {}
+        self._routes: dict[int, dict[Group, None]] = {}
+        self._routed = np.zeros(len(CHANNELS) * self._capacity, np.bool_)
+        self._wide: dict[tuple[str | None, int], dict[Group, None]] = {}
+        # Whom to ask when a new instrument appears.
+        self._by_name: dict[str, dict[Group, None]] = {}
+        self._globbing: dict[Group, None] = {}
+
+    def due(self) -> float:
+        """Seconds on the hub's clock when the next flush may be; infinite = there is nothing to do."""
+        if self.cursor < self.until:
+            return self.begun
+        if self.cursor < self._store.ring.head:
+            return self.begun + self.interval
+        if self.every:
+            return inf
+        late = (s.not_before for s in self.behind if s.until is None and s.session.can_take)
+        return max(self.begun + self.interval, min(late, default=inf))
+
+    def read(self) -> Changes:
+        """What comes after the cursor, at most :data:`FRAME_TICKS`."""
+        if self.every:
+            span = self._store.read(self.cursor, FRAME_TICKS, self.until)
+            seqs = np.arange(span.first, span.first + len(span.ticks), dtype=np.uint64)
+            return Changes(span.ticks, seqs, span.lost, span.cursor)
+        changed = self._store.latest.since(self.cursor, len(self._store.directory), self.until)
+        if len(changed.ticks) <= FRAME_TICKS:
+            return Changes(changed.ticks, changed.seqs, None, self.until)
+        seqs = changed.seqs[:FRAME_TICKS]
+        return Changes(changed.ticks[:FRAME_TICKS], seqs, None, int(seqs[-1]))
+
+    def wanted(self, ticks: Ticks) -> tuple[NDArray[np.intp], dict[Group, list[int]]]:
+        """Which ticks anyone wants (their places, ascending), and each group's ticks (places in those places)."""
+        kinds = ticks["kind"].astype(np.intp) - QUOTE
+        cells = ticks["instrument"] + kinds * self._capacity
+        hit = self._routed[cells]
+        wide = {
+            (feed, kind): [g for name in (None, text) for g in self._wide.get((name, kind), ())]
+            for feed, text in enumerate(self._store.directory.feeds() if self._wide else ())
+            for kind in CHANNELS.values()
+        }
+        for (feed, kind), groups in wide.items():
+            if groups:
+                hit |= (ticks["feed"] == feed) & (kinds == kind - QUOTE)
+        places = np.nonzero(hit)[0]
+        pairs: defaultdict[Group, list[int]] = defaultdict(list)
+        routes = self._routes
+        nobody: dict[Group, None] = {}
+        for n, cell in enumerate(cells[places].tolist()):
+            for group in routes.get(cell, nobody):
+                pairs[group].append(n)
+        if self._wide:
+            # A group that takes all of one kind and some of the other is given both in one order.
+            mixed = set()
+            for n, key in enumerate(zip(ticks["feed"][places].tolist(), ticks["kind"][places].tolist(), strict=True)):
+                for group in wide[key]:
+                    pairs[group].append(n)
+                    mixed.add(group)
+            for group in mixed:
+                pairs[group].sort()
+        return places, pairs
+
+    def add(self, group: Group) -> None:
+        """Route to this group what it selects, now and when it appears."""
+        for kind in group.wide:
+            self._wide.setdefault((group.selection.feed, kind), {})[group] = None
+        for name in group.selection.names():
+            self._by_name.setdefault(name, {})[group] = None
+        if group.selection.has_globs():
+            self._globbing[group] = None
+        self._route(group, 0)
+
+    def remove(self, group: Group) -> None:
+        """Forget this group."""
+        for kind in group.wide:
+            _discard(self._wide, (group.selection.feed, kind), group)
+        for name in group.selection.names():
+            _discard(self._by_name, name, group)
+        self._globbing.pop(group, None)
+        for cell in group.cells:
+            if _discard(self._routes, cell, group):
+                self._routed[cell] = False
+
+    def instruments_added(self, begin: int) -> None:
+        """Instruments from id ``begin`` on are new: route them to whoever waits for such."""
+        directory = self._store.directory
+        waiting = dict(self._globbing)
+        feeds = directory.feeds()
+        for symbol, feed in zip(directory.symbols()[begin:], directory.feed_of()[begin:], strict=True):
+            for name in (symbol, f"{feeds[feed]}:{symbol}"):
+                waiting |= self._by_name.get(name, {})
+        for group in waiting:
+            self._route(group, begin)
+
+    def _route(self, group: Group, begin: int) -> None:
+        if len(group.wide) == len(CHANNELS):
+            return
+        cells = [
+            i + (kind - QUOTE) * self._capacity
+            for kind, i in group.selection.resolve(self._store.directory, begin)
+            if kind not in group.wide
+        ]
+        for cell in cells:
+            groups = self._routes.setdefault(cell, {})
+            if group not in groups:
+                groups[group] = None
+                group.cells.append(cell)
+        self._routed[cells] = True
+
+
+def _discard(table: dict[_K, dict[Group, None]], key: _K, group: Group) -> bool:
+    """Take the group out of that entry; whether the entry went with it."""
+    entry = table[key]
+    del entry[group]
+    if entry:
+        return False
+    del table[key]
+    return True

@@ -1,0 +1,155 @@
+"""The messages, as data: what a client may say, and what it is told besides ticks.
+
+Alpaca's market data protocol v2 with optional extensions; `docs/protocol.md` is its full description.
+"""
+
+from __future__ import annotations
+
+import datetime
+import re
+from typing import Annotated, Any
+
+import msgspec
+
+from marketfeed.stream.codes import ErrorCode, GapReason, ProtocolError
+from marketfeed.stream.subscription import CHANNELS, Options, check_pattern
+
+#: What an `error` message may repeat of a client's own text, in characters.
+_QUOTE_CHARS = 120
+
+Message = dict[str, Any]
+
+
+class Position(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A place in the stream of one server's life."""
+
+    seq: Annotated[int, msgspec.Meta(ge=0, lt=1 << 62)]
+    epoch: Annotated[int, msgspec.Meta(ge=1, lt=1 << 53)] | None = None
+
+
+class Auth(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="action", tag="auth"):
+    """Says who is there: `key` and `secret`, or `token`."""
+
+    key: str = ""
+    secret: str = ""
+    token: str = ""
+
+
+class _Symbols(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="action"):
+    quotes: list[str] = []
+    trades: list[str] = []
+
+    def patterns(self) -> list[tuple[int, str]]:
+        """(kind, pattern) of every symbol named, once each, in the order they were named.
+
+        Raises:
+            ProtocolError: one of them is not a pattern, or there is none.
+        """
+        named = {(kind, pattern): None for channel, kind in CHANNELS.items() for pattern in getattr(self, channel)}
+        if not named:
+            raise ProtocolError(ErrorCode.SYNTAX, f"names no symbols: give {' or '.join(CHANNELS)}")
+        for _, pattern in named:
+            try:
+                check_pattern(pattern)
+            except ValueError as error:
+                raise ProtocolError(ErrorCode.SYNTAX, str(error)) from None
+        return list(named)
+
+
+class Subscribe(_Symbols, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="subscribe"):
+    """Adds symbols, with options that hold for the symbols of this command."""
+
+    max_hz: Annotated[float, msgspec.Meta(gt=0, le=1_000_000)] | None = None
+    snapshot: bool = False
+    since: Position | str | None = None
+
+    def options(self) -> Options:
+        """How these symbols are wanted."""
+        return Options(max_hz=self.max_hz)
+
+
+class Unsubscribe(_Symbols, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="unsubscribe"):
+    """Takes symbols away."""
+
+
+Command = Auth | Subscribe | Unsubscribe
+
+_json: msgspec.json.Decoder[Command] = msgspec.json.Decoder(Command)
+_msgpack: msgspec.msgpack.Decoder[Command] = msgspec.msgpack.Decoder(Command)
+
+
+def decode_command(data: str | bytes) -> Command:
+    """Read one command: text is JSON, bytes are msgpack.
+
+    Raises:
+        ProtocolError: it is neither, or not a command; the message says where.
+    """
+    try:
+        return _json.decode(data) if isinstance(data, str) else _msgpack.decode(data)
+    except msgspec.ValidationError as error:
+        text = str(error)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        text = f"invalid {'JSON' if isinstance(data, str) else 'msgpack'}: {error}"
+    raise ProtocolError(ErrorCode.SYNTAX, text[: 2 * _QUOTE_CHARS])
+
+
+_RFC3339 = re.compile(r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d:\d\d)(?:\.(\d{1,9})\d*)?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
+
+
+def parse_time(text: str) -> int:
+    """An RFC 3339 time as ns since the Unix epoch; digits beyond the ninth are cut.
+
+    Raises:
+        ProtocolError: it is none.
+    """
+    match = _RFC3339.fullmatch(text)
+    if match:
+        day, clock, fraction, zone = match.groups()
+        try:
+            whole = datetime.datetime.fromisoformat(f"{day}T{clock}{'+00:00' if zone in 'Zz' else zone}")
+            return int(whole.timestamp()) * 1_000_000_000 + int((fraction or "0").ljust(9, "0"))
+        except (ValueError, OverflowError):
+            pass
+    raise ProtocolError(ErrorCode.SYNTAX, f"since is not an RFC 3339 time: {text[:_QUOTE_CHARS]!r}")
+
+
+def connected(epoch: int, version: str) -> Message:
+    """The first message of every connection."""
+    return {"T": "success", "msg": "connected", "epoch": epoch, "version": version}
+
+
+def authenticated() -> Message:
+    """The answer to a good `auth`."""
+    return {"T": "success", "msg": "authenticated"}
+
+
+def subscription(state: dict[tuple[int, str], Options], epoch: int, seq: int, recovered: bool | None) -> Message:
+    """The answer to `subscribe` and `unsubscribe`: everything this connection now receives, and from where."""
+    rules: dict[Options, Message] = {}
+    message: Message = {"T": "subscription", "trades": [], "quotes": [], "bars": []}
+    names = {kind: channel for channel, kind in CHANNELS.items()}
+    for (kind, pattern), options in state.items():
+        message[names[kind]].append(pattern)
+        rule = rules.setdefault(options, {**{channel: [] for channel in CHANNELS}, **options.as_message()})
+        rule[names[kind]].append(pattern)
+    message |= {"rules": list(rules.values()), "epoch": epoch, "seq": seq}
+    if recovered is not None:
+        message["recovered"] = recovered
+    return message
+
+
+def gap(first: int, last: int | None, reason: GapReason, epoch: int | None = None) -> Message:
+    """Ticks `first` to `last`, both inclusive, are lost; `epoch` where it is not the present one."""
+    message: Message = {"T": "gap", "from": first, "to": last, "reason": reason.name.lower()}
+    if epoch is not None:
+        message["epoch"] = epoch
+    return message
+
+
+def error(code: ErrorCode, text: str) -> Message:
+    """Something a client asked for was not done."""
+    return {"T": "error", "code": int(code), "msg": text}
+
+
+#: Every `T` that the server may send.
+MESSAGE_TYPES = ("success", "error", "subscription", "gap", "q", "t")

@@ -1,0 +1,214 @@
+"""One client's connection, without the connection: its commands in, what it is told out."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from marketfeed.stream import protocol
+from marketfeed.stream.codes import CloseCode, ErrorCode, ProtocolError
+from marketfeed.stream.lane import NotLevel
+from marketfeed.stream.link import Link, Took
+from marketfeed.stream.subscription import Options
+
+if TYPE_CHECKING:
+    from marketfeed.stream.encoding import Encoding
+    from marketfeed.stream.hub import Hub
+    from marketfeed.stream.lane import Subscriber
+
+log = logging.getLogger("marketfeed.session")
+
+#: So many messages besides ticks may wait for a link that is full; a client that asks on without reading is cut.
+_OUTBOX_MESSAGES = 64
+
+#: So many commands may wait until the session has been served what came before them.
+_WAITING_COMMANDS = 64
+
+#: Says whether these credentials are good.
+Authenticate = Callable[[protocol.Auth], bool]
+
+
+class Session:
+    """What the server knows of one client.
+
+    Args:
+        hub: where its subscriptions live.
+        link: its way out.
+        encoding: how it is written to.
+        name: for the log.
+        feed: only this feed's instruments; None = every feed's.
+        authenticate: None = everybody may subscribe.
+        max_symbols: how many symbols and globs it may have at a time.
+    """
+
+    def __init__(
+        self,
+        hub: Hub,
+        link: Link,
+        encoding: Encoding,
+        name: str,
+        feed: str | None = None,
+        authenticate: Authenticate | None = None,
+        max_symbols: int = 10_000,
+    ) -> None:
+        self.hub = hub
+        self.link = link
+        self.encoding = encoding
+        self.name = name
+        self.feed = feed
+        self.authenticated = authenticate is None
+        self._authenticate = authenticate
+        self._max_symbols = max_symbols
+        #: (kind, pattern) -> how it is wanted
+        self.state: dict[tuple[int, str], Options] = {}
+        self.subscribers: list[Subscriber] = []
+        self.can_take = True
+        #: waits to be served by the hub
+        self.servable = False
+        self._outbox: list[protocol.Message] = []
+        #: commands that wait until what is still to be given has been given
+        self._waiting: deque[protocol.Command] = deque()
+        self._closed = False
+
+    # ---- from the client -----------------------------------------------------------------------------------------
+
+    def start(self, version: str, credentials: protocol.Auth | None = None) -> None:
+        """The connection is there; ``credentials`` are those of its handshake."""
+        self.tell(protocol.connected(self.hub.store.epoch, version))
+        if credentials is not None and not self.authenticated:
+            self._auth(credentials)
+
+    def receive(self, data: str | bytes, now: float) -> None:
+        """A message came: text is JSON, bytes are msgpack. Whatever it is, it is answered."""
+        if self._closed:
+            return
+        try:
+            self._waiting.append(protocol.decode_command(data))
+        except ProtocolError as error:
+            log.info("%s: %d %s", self.name, error.code, error)
+            self.tell(protocol.error(error.code, str(error)))
+        if len(self._waiting) > _WAITING_COMMANDS:
+            log.warning("%s: sends commands faster than it can be served", self.name)
+            self._finish(CloseCode.SLOW_CLIENT, "slow client")
+        self._work(now)
+
+    def served(self, now: float) -> None:
+        """The hub has given it something: commands that waited for that may go on."""
+        if self._waiting:
+            self._work(now)
+
+    def _work(self, now: float) -> None:
+        """Carry out the commands that wait, in order, as far as that is possible now."""
+        while self._waiting and not self._closed:
+            try:
+                self._carry_out(self._waiting[0], now)
+            except NotLevel:
+                return
+            if self._waiting:  # it may have been its last one
+                self._waiting.popleft()
+
+    def _carry_out(self, command: protocol.Command, now: float) -> None:
+        try:
+            if isinstance(command, protocol.Auth):
+                self._auth(command)
+            elif not self.authenticated:
+                raise ProtocolError(ErrorCode.NOT_AUTHENTICATED, "not authenticated")
+            elif isinstance(command, protocol.Subscribe):
+                self._subscribe(command, now)
+            else:
+                self._tell_state(self.hub.unsubscribe(self, command.patterns(), now), None)
+        except NotLevel:
+            raise
+        except ProtocolError as error:
+            log.info("%s: %d %s", self.name, error.code, error)
+            self.tell(protocol.error(error.code, str(error)))
+        except Exception:
+            log.exception("%s: a command failed", self.name)
+            self.tell(protocol.error(ErrorCode.INTERNAL, "internal error"))
+
+    def _auth(self, command: protocol.Auth) -> None:
+        if self._authenticate is None:
+            self.tell(protocol.authenticated())
+        elif self.authenticated:
+            raise ProtocolError(ErrorCode.ALREADY_AUTHENTICATED, "already authenticated")
+        elif self._authenticate(command):
+            self.authenticated = True
+            self.tell(protocol.authenticated())
+        else:
+            log.warning("%s: auth failed", self.name)
+            self.end(CloseCode.AUTH_FAILED, protocol.error(ErrorCode.AUTH_FAILED, "auth failed"))
+
+    def auth_timeout(self) -> None:
+        """It had its time to authenticate."""
+        if not self.authenticated:
+            self.end(CloseCode.AUTH_TIMEOUT, protocol.error(ErrorCode.AUTH_TIMEOUT, "auth timeout"))
+
+    def _subscribe(self, command: protocol.Subscribe, now: float) -> None:
+        keys = command.patterns()
+        if command.snapshot and command.since is not None:
+            raise ProtocolError(ErrorCode.SYNTAX, "snapshot and since exclude each other")
+        if len(self.state.keys() | set(keys)) > self._max_symbols:
+            raise ProtocolError(ErrorCode.SYMBOL_LIMIT, f"symbol limit exceeded: {self._max_symbols} at a time")
+        since = protocol.parse_time(command.since) if isinstance(command.since, str) else command.since
+        started = self.hub.subscribe(self, keys, command.options(), command.snapshot, since, now)
+        self._tell_state(started.seq, started.recovered)
+        if started.gap is not None:
+            self.tell(started.gap)
+
+    def _tell_state(self, seq: int, recovered: bool | None) -> None:
+        self.tell(protocol.subscription(self.state, self.hub.store.epoch, seq, recovered))
+
+    def closed(self) -> None:
+        """The connection has gone. May be called twice."""
+        self._closed = True
+        self._outbox.clear()
+        self._waiting.clear()
+        self.hub.drop(self)
+
+    # ---- to the client -------------------------------------------------------------------------------------------
+
+    def tell(self, message: protocol.Message) -> None:
+        """Send a message that is not a tick, now or as soon as the link takes one."""
+        if self._closed:
+            return
+        self._outbox.append(message)
+        if len(self._outbox) > _OUTBOX_MESSAGES:
+            log.warning("%s: does not read its answers", self.name)
+            self._finish(CloseCode.SLOW_CLIENT, "slow client")
+        else:
+            self._flush_outbox()
+
+    def writable(self) -> None:
+        """The link takes frames again, after it had said that it does not."""
+        if self._closed:
+            return
+        self.can_take = True
+        self._flush_outbox()
+        if self.can_take:
+            self.hub.writable(self)
+
+    def end(self, code: CloseCode, message: protocol.Message | None = None) -> None:
+        """Tell why, if it can be told, and close."""
+        if message is not None:
+            self.tell(message)
+        self._finish(code, code.name.lower().replace("_", " "))
+
+    def _finish(self, code: CloseCode, reason: str) -> None:
+        if not self._closed:
+            self.closed()
+            self.link.close(code, reason)
+
+    def _flush_outbox(self) -> None:
+        if not self._outbox or not self.can_take:
+            return
+        frame = self._frame(self._outbox)
+        took = self.link.send(frame)
+        if took is not Took.NOTHING:
+            self._outbox.clear()
+        if took is not Took.MORE:
+            self.hub.stalled(self)
+
+    def _frame(self, messages: list[dict[str, Any]]) -> bytes:
+        return self.link.wrap(self.encoding.frame(self.encoding.messages(messages)), self.encoding.BINARY)

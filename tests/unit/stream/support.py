@@ -1,0 +1,123 @@
+"""What the tests of the stream share: a link that is a list, and ways to make ticks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import orjson
+
+from marketfeed.model import QUOTE, TICK, TRADE, TickStore, empty_ticks
+from marketfeed.stream.hub import Hub
+from marketfeed.stream.lane import Subscriber
+from marketfeed.stream.link import RawSend, Took
+from marketfeed.stream.session import Session
+
+
+class ListLink:
+    """A link whose network is a list. ``room`` frames fit; then it is full until :meth:`drain`."""
+
+    def __init__(self) -> None:
+        self.frames: list[bytes] = []
+        self._messages: list[dict[str, Any]] = []
+        self._read = 0
+        self.room = 1 << 60
+        self.full = False
+        self.closed: tuple[int, str] | None = None
+        self.raw_send: RawSend = self._raw_send
+
+    @staticmethod
+    def wrap(payload: bytes, binary: bool) -> bytes:
+        return (b"B" if binary else b"T") + payload
+
+    @staticmethod
+    def deliver(frames: Iterable[tuple[bytes, Mapping[Subscriber, RawSend]]]) -> list[tuple[Subscriber, bool]]:
+        full = []
+        for frame, subscribers in frames:
+            for subscriber in subscribers:
+                took = subscriber.session.link.send(frame)
+                if took is not Took.MORE:
+                    full.append((subscriber, took is Took.LAST))
+        return full
+
+    def _raw_send(self, frame: bytes) -> int:
+        return len(frame) if self.send(frame) is Took.MORE else -1
+
+    def send(self, frame: bytes) -> Took:
+        assert not self.full, "sent to a link that had said it is full"
+        if self.closed is not None:
+            self.full = True
+            return Took.NOTHING
+        self.room -= 1
+        if self.room < 0:
+            self.full = True
+            return Took.NOTHING
+        self.frames.append(frame)
+        self.full = self.room == 0
+        return Took.LAST if self.full else Took.MORE
+
+    def drain(self, session: Session, room: int = 1 << 60) -> None:
+        """The network took all; so many frames fit again."""
+        self.room = room
+        if self.full:
+            self.full = False
+            session.writable()
+
+    def close(self, code: int, reason: str) -> None:
+        self.closed = (code, reason)
+
+    def messages(self) -> list[dict[str, Any]]:
+        """Everything that came, in order."""
+        for frame in self.frames[self._read :]:
+            self._messages += orjson.loads(frame[1:])
+        self._read = len(self.frames)
+        return self._messages
+
+    def ticks(self) -> list[dict[str, Any]]:
+        return [message for message in self.messages() if message["T"] in "qt"]
+
+
+class Market:
+    """A store with a hub before it, a few instruments, and a clock."""
+
+    def __init__(self, ticks: int = 1024, instruments: int = 64, coalesce: float = 0.005) -> None:
+        self.store = TickStore.create(ticks, instruments)
+        self.hub = Hub(self.store, coalesce)
+        self.now = 1000.0
+
+    def instrument(self, name: str, feed: str = "sim") -> int:
+        return self.store.directory.add(self.store.directory.add_feed(feed), name)
+
+    def session(self, feed: str | None = None, encoding: str = "json", **more: Any) -> tuple[Session, ListLink]:
+        link = ListLink()
+        session = Session(self.hub, link, self.hub.encoding(encoding, feed is None), "test", feed, **more)
+        return session, link
+
+    def command(self, session: Session, **command: Any) -> None:
+        session.receive(orjson.dumps(command).decode(), self.now)
+
+    def publish(self, *ticks: tuple[str, int, float], feed: str = "sim") -> int:
+        """(symbol, kind, price) each. Returns the head."""
+        batch = empty_ticks(len(ticks))
+        for row, (symbol, kind, price) in zip(batch, ticks, strict=True):
+            row["instrument"], row["kind"] = self.instrument(symbol, feed), kind
+            row["feed"] = self.store.directory.add_feed(feed)
+            row["ts_event"] = 1_700_000_000_000_000_000 + self.store.ring.head
+            if kind == QUOTE:
+                row["bid"], row["ask"], row["bid_size"], row["ask_size"] = price, price + 1, 10, 20
+            else:
+                row["price"], row["size"] = price, 5
+        return self.store.publish(batch)
+
+    def run(self, seconds: float = 0.0) -> float:
+        """Let time pass and run the hub until it has nothing more to do at that time."""
+        self.now += seconds
+        for _ in range(100_000):
+            again = self.hub.run(self.now)
+            if again > self.now:
+                return again
+        raise AssertionError("the hub does not come to rest")
+
+
+__all__ = ["QUOTE", "TICK", "TRADE", "ListLink", "Market", "np"]

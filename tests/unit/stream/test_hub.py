@@ -1,0 +1,343 @@
+"""Delivery, without a loop and without a network."""
+
+from __future__ import annotations
+
+import itertools
+from math import inf
+
+import pytest
+
+from tests.unit.stream.support import QUOTE, TRADE, Market
+
+
+@pytest.fixture
+def market() -> Market:
+    market = Market()
+    for name in ("AAPL", "MSFT", "BTC-USD", "BTC-EUR"):
+        market.instrument(name)
+    return market
+
+
+def seqs(link) -> list[int]:
+    return [tick["seq"] for tick in link.ticks()]
+
+
+def test_every_tick_of_the_symbols_asked_for_arrives_once_and_in_order(market):
+    session, link = market.session()
+    market.command(session, action="subscribe", quotes=["AAPL"], trades=["MSFT"])
+    for price in range(3):
+        market.publish(("AAPL", QUOTE, price), ("AAPL", TRADE, price), ("MSFT", QUOTE, price), ("MSFT", TRADE, price))
+        market.run(0.005)
+    assert seqs(link) == [1, 4, 5, 8, 9, 12]
+    assert [t["T"] for t in link.ticks()] == ["q", "t"] * 3
+
+
+def test_a_quote_and_a_trade_say_what_was_published(market):
+    session, link = market.session()
+    market.command(session, action="subscribe", quotes=["*"], trades=["*"])
+    market.publish(("AAPL", QUOTE, 1.25), ("MSFT", TRADE, 7.5))
+    market.run(0.005)
+    assert link.ticks() == [
+        {"T": "q", "S": "AAPL", "bp": 1.25, "bs": 10.0, "ap": 2.25, "as": 20.0,
+         "t": "2023-11-14T22:13:20.000000000Z", "seq": 1, "f": "sim"},
+        {"T": "t", "S": "MSFT", "p": 7.5, "s": 5.0, "t": "2023-11-14T22:13:20.000000000Z", "seq": 2, "f": "sim"},
+    ]  # fmt: skip
+
+
+def test_after_an_idle_moment_the_first_tick_goes_out_at_once_and_then_they_are_coalesced(market):
+    session, link = market.session()
+    market.command(session, action="subscribe", quotes=["*"])
+    market.run(1.0)
+    frames = len(link.frames)
+    market.publish(("AAPL", QUOTE, 1))
+    again = market.run()
+    assert len(link.frames) == frames + 1
+    assert again == inf
+    market.publish(("AAPL", QUOTE, 2))
+    market.publish(("AAPL", QUOTE, 3))
+    again = market.run(0.001)
+    assert len(link.frames) == frames + 1
+    assert again == pytest.approx(market.now + 0.004)
+    market.run(0.004)
+    assert len(link.frames) == frames + 2
+    assert seqs(link) == [1, 2, 3]
+
+
+def test_all_who_want_the_same_get_one_and_the_same_frame(market):
+    links = []
+    for _ in range(3):
+        session, link = market.session()
+        market.command(session, action="subscribe", quotes=["AAPL"])
+        links.append(link)
+    market.publish(("AAPL", QUOTE, 1))
+    market.run(0.005)
+    assert links[0].frames[-1] is links[1].frames[-1] is links[2].frames[-1]
+
+
+def test_a_glob_also_takes_instruments_that_appear_later(market):
+    session, link = market.session()
+    market.command(session, action="subscribe", quotes=["BTC-*"])
+    market.publish(("BTC-USD", QUOTE, 1), ("AAPL", QUOTE, 1), ("BTC-GBP", QUOTE, 1))
+    market.run(0.005)
+    assert [t["S"] for t in link.ticks()] == ["BTC-USD", "BTC-GBP"]
+
+
+def test_a_symbol_may_be_subscribed_to_before_it_exists(market):
+    session, link = market.session()
+    market.command(session, action="subscribe", quotes=["NEW", "sim:NEWER"])
+    market.publish(("NEW", QUOTE, 1), ("NEWER", QUOTE, 1), ("NEWEST", QUOTE, 1))
+    market.run(0.005)
+    assert [t["S"] for t in link.ticks()] == ["NEW", "NEWER"]
+
+
+def test_the_same_symbol_of_two_feeds_is_two_instruments(market):
+    market.instrument("AAPL", "other")
+    everywhere, of_everywhere = market.session()
+    market.command(everywhere, action="subscribe", quotes=["AAPL"])
+    named, of_named = market.session()
+    market.command(named, action="subscribe", quotes=["other:AAPL"])
+    scoped, of_scoped = market.session(feed="other")
+    market.command(scoped, action="subscribe", quotes=["*"])
+    market.publish(("AAPL", QUOTE, 1), feed="sim")
+    market.publish(("AAPL", QUOTE, 2), feed="other")
+    market.run(0.005)
+    assert [(t["f"], t["bp"]) for t in of_everywhere.ticks()] == [("sim", 1.0), ("other", 2.0)]
+    assert [(t["f"], t["bp"]) for t in of_named.ticks()] == [("other", 2.0)]
+    assert [t["bp"] for t in of_scoped.ticks()] == [2.0]
+    assert "f" not in of_scoped.ticks()[0]
+
+
+def test_a_throttled_subscriber_gets_the_latest_no_more_often_than_it_asked_and_ends_on_the_last(market):
+    session, link = market.session()
+    market.command(session, action="subscribe", quotes=["AAPL"], max_hz=10)
+    times = []
+    for price in range(250):
+        market.publish(("AAPL", QUOTE, price))
+        before = len(link.ticks())
+        market.run(0.002)
+        times += [market.now] * (len(link.ticks()) - before)
+    for _ in range(100):
+        market.run(0.01)
+    assert link.ticks()[-1]["bp"] == 249.0
+    assert len(times) == 5 or len(times) == 6
+    assert all(b - a >= 0.1 - 1e-9 for a, b in itertools.pairwise(times))
+
+
+def test_a_snapshot_is_the_latest_of_each_symbol_and_what_follows_is_newer(market):
+    market.publish(("AAPL", QUOTE, 1), ("MSFT", QUOTE, 2), ("AAPL", QUOTE, 3), ("AAPL", TRADE, 4))
+    session, link = market.session()
+    market.command(session, action="subscribe", quotes=["*"], trades=["AAPL"], snapshot=True)
+    market.run()
+    assert seqs(link) == [2, 3, 4]
+    market.publish(("MSFT", QUOTE, 5))
+    market.run(0.005)
+    assert seqs(link) == [2, 3, 4, 5]
+
+
+def test_since_gives_all_ticks_after_a_position_and_then_goes_on_live(market):
+    for price in range(10):
+        market.publish(("AAPL", QUOTE, price), ("MSFT", QUOTE, price))
+    session, link = market.session()
+    market.command(session, action="subscribe", quotes=["AAPL"], since={"epoch": market.store.epoch, "seq": 7})
+    market.publish(("AAPL", QUOTE, 99))
+    market.run()
+    market.publish(("AAPL", QUOTE, 100))
+    market.run(0.005)
+    assert seqs(link) == [9, 11, 13, 15, 17, 19, 21, 22]
+    reply = link.messages()[0]
+    assert reply["T"] == "subscription"
+    assert reply["recovered"] is True
+    assert reply["seq"] == 7
+
+
+def test_since_beyond_what_the_ring_holds_tells_the_exact_gap_first():
+    market = Market(ticks=16)
+    for price in range(30):
+        market.publish(("AAPL", QUOTE, price))
+    session, link = market.session()
+    market.command(session, action="subscribe", quotes=["AAPL"], since={"seq": 0})
+    market.run()
+    assert link.messages()[0]["recovered"] is False
+    assert link.messages()[1] == {"T": "gap", "from": 1, "to": 14, "reason": "lapped"}
+    assert seqs(link) == list(range(15, 31))
+
+
+def test_since_a_position_of_another_life_is_a_gap_without_an_end(market):
+    market.publish(("AAPL", QUOTE, 1))
+    other = market.store.epoch % 1000 + 1
+    session, link = market.session()
+    market.command(session, action="subscribe", quotes=["AAPL"], since={"epoch": other, "seq": 41})
+    market.run()
+    assert link.messages()[0]["recovered"] is False
+    assert link.messages()[1] == {"T": "gap", "epoch": other, "from": 42, "to": None, "reason": "epoch"}
+    assert seqs(link) == [1]
+
+
+def test_since_a_time_begins_with_the_first_later_tick(market):
+    for price in range(5):
+        market.publish(("AAPL", QUOTE, price))
+    session, link = market.session()
+    # The tick with sequence number n has n - 1 in its nanoseconds.
+    market.command(session, action="subscribe", quotes=["AAPL"], since="2023-11-14T22:13:20.000000002Z")
+    market.run()
+    assert seqs(link) == [4, 5]
+    assert link.messages()[0]["recovered"] is True
+
+
+def test_since_with_max_hz_gives_the_latest_of_each_symbol_that_changed(market):
+    market.publish(("AAPL", QUOTE, 1), ("MSFT", QUOTE, 1), ("AAPL", QUOTE, 2), ("AAPL", QUOTE, 3))
+    session, link = market.session()
+    market.command(session, action="subscribe", quotes=["*"], max_hz=5, since={"epoch": market.store.epoch, "seq": 2})
+    market.run()
+    assert seqs(link) == [4]
+
+
+def test_a_stalled_client_is_given_every_tick_when_it_reads_again(market):
+    session, link = market.session()
+    market.command(session, action="subscribe", quotes=["AAPL"])
+    link.room = 2
+    for price in range(10):
+        market.publish(("AAPL", QUOTE, price))
+        market.run(0.005)
+    assert seqs(link) == [1, 2]
+    link.drain(session)
+    market.run()
+    assert seqs(link) == list(range(1, 11))
+    market.publish(("AAPL", QUOTE, 10))
+    market.run(0.005)
+    assert seqs(link) == list(range(1, 12))
+
+
+def test_a_stalled_client_is_told_exactly_what_it_lost():
+    market = Market(ticks=16)
+    session, link = market.session()
+    market.command(session, action="subscribe", quotes=["AAPL"])
+    link.room = 1
+    for price in range(40):
+        market.publish(("AAPL", QUOTE, price))
+        market.run(0.005)
+    link.drain(session)
+    market.run()
+    gaps = [m for m in link.messages() if m["T"] == "gap"]
+    assert gaps == [{"T": "gap", "from": 2, "to": 24, "reason": "lapped"}]
+    assert seqs(link) == [1, *range(25, 41)]
+
+
+def test_nothing_is_queued_for_a_stalled_client(market):
+    session, link = market.session()
+    market.command(session, action="subscribe", quotes=["AAPL"])
+    link.room = 1
+    for price in range(1000):
+        market.publish(("AAPL", QUOTE, price))
+        market.run(0.005)
+    assert len(link.frames) == 2  # the answer, and one frame
+    assert not session._outbox
+
+
+def test_a_stalled_throttled_client_ends_on_the_true_latest_state_without_a_gap():
+    market = Market(ticks=16)
+    session, link = market.session()
+    market.command(session, action="subscribe", quotes=["*"], max_hz=100)
+    market.run(0.02)
+    link.room = 1
+    for price in range(40):
+        market.publish(("AAPL", QUOTE, price), ("MSFT", QUOTE, price))
+        market.run(0.005)
+    link.drain(session)
+    market.run(1.0)
+    last = {t["S"]: t["bp"] for t in link.ticks()}
+    assert last == {"AAPL": 39.0, "MSFT": 39.0}
+    assert all(m["T"] != "gap" for m in link.messages())
+
+
+def test_one_session_may_want_one_symbol_whole_and_the_rest_throttled(market):
+    session, link = market.session()
+    market.command(session, action="subscribe", quotes=["*"], max_hz=1)
+    market.command(session, action="subscribe", quotes=["AAPL"])
+    market.run(1.0)
+    for price in range(10):
+        market.publish(("AAPL", QUOTE, price), ("MSFT", QUOTE, price))
+        market.run(0.005)
+    market.run(1.0)
+    got = [(t["S"], t["bp"]) for t in link.ticks()]
+    assert [price for symbol, price in got if symbol == "AAPL"] == list(range(10))
+    assert [price for symbol, price in got if symbol == "MSFT"] == [0.0, 9.0]
+    assert link.messages()[1]["rules"] == [
+        {"quotes": ["*"], "trades": [], "max_hz": 1.0},
+        {"quotes": ["AAPL"], "trades": []},
+    ]
+
+
+def test_a_change_of_options_loses_no_tick_that_was_promised(market):
+    session, link = market.session()
+    market.command(session, action="subscribe", quotes=["AAPL"])
+    market.publish(("AAPL", QUOTE, 1))
+    market.run(0.005)
+    market.publish(("AAPL", QUOTE, 2))  # waits for its window ...
+    market.command(session, action="subscribe", quotes=["AAPL"], max_hz=1)  # ... when the lane is changed
+    market.run(2.0)
+    assert [t["bp"] for t in link.ticks()] == [1.0, 2.0]
+    market.publish(("AAPL", QUOTE, 3))
+    market.publish(("AAPL", QUOTE, 4))
+    market.command(session, action="subscribe", quotes=["AAPL"])
+    market.run(2.0)
+    assert [t["bp"] for t in link.ticks()] == [1.0, 2.0, 4.0]  # 3 was of a throttled symbol
+
+
+def test_unsubscribing_ends_the_ticks_and_says_what_is_left(market):
+    session, link = market.session()
+    market.command(session, action="subscribe", quotes=["AAPL", "MSFT"])
+    market.command(session, action="unsubscribe", quotes=["AAPL", "NEVER"])
+    assert link.messages()[-1]["quotes"] == ["MSFT"]
+    market.publish(("AAPL", QUOTE, 1), ("MSFT", QUOTE, 1))
+    market.run(0.005)
+    assert [t["S"] for t in link.ticks()] == ["MSFT"]
+
+
+def test_a_hub_without_sessions_keeps_nothing(market):
+    sessions = []
+    for n in range(20):
+        session, _link = market.session()
+        market.command(session, action="subscribe", quotes=["BTC-*", "AAPL"], trades=["*"], max_hz=n + 1)
+        market.command(session, action="subscribe", quotes=["MSFT"], snapshot=True)
+        sessions.append(session)
+        market.publish(("AAPL", QUOTE, n), ("MSFT", QUOTE, n))
+        market.run(0.001)
+    for session in sessions:
+        session.closed()
+    assert market.hub._lanes == {}
+
+
+def test_a_lane_is_shared_by_those_who_ask_for_nearly_the_same_cadence(market):
+    for hz in range(1, 2000):
+        session, _ = market.session()
+        market.command(session, action="subscribe", quotes=["AAPL"], max_hz=hz / 7)
+    intervals = [lane.interval for lane in market.hub._lanes.values()]
+    assert len(intervals) < 200
+    for hz in range(1, 2000):
+        wanted = max(0.005, 7 / hz)
+        given = market.hub._interval(hz / 7)
+        assert wanted - 1e-9 <= given <= wanted * 1.035 + 0.005
+
+
+def test_a_burst_larger_than_a_frame_comes_in_several_frames(market):
+    market = Market(ticks=1 << 14)
+    session, link = market.session()
+    market.command(session, action="subscribe", quotes=["*"])
+    market.publish(*[("AAPL", QUOTE, n) for n in range(5000)])
+    market.run(0.005)
+    assert seqs(link) == list(range(1, 5001))
+    assert max(len(frame) for frame in link.frames) < 1 << 19
+
+
+def test_a_lane_that_is_lapped_itself_tells_all_who_are_in_step():
+    market = Market(ticks=16)
+    pairs = [market.session() for _ in range(2)]
+    for session, _ in pairs:
+        market.command(session, action="subscribe", quotes=["AAPL"])
+    for price in range(40):
+        market.publish(("AAPL", QUOTE, price))
+    market.run(0.005)
+    for _, link in pairs:
+        assert link.messages()[1] == {"T": "gap", "from": 1, "to": 24, "reason": "lapped"}
+        assert seqs(link) == list(range(25, 41))
