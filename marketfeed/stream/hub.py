@@ -340,8 +340,11 @@ class Hub:
         moved = {key for key in keys if anew or session.state.get(key) != options}
         if not moved:
             return Started(self._position(session, set(keys)))
-        if not anew and not self._level(self._overlapping(session, moved), now):
-            raise NotLevel
+        opened = None if anew else self._open_subscriber(session, options)
+        if not anew:
+            overlapping = self._overlapping(session, moved)
+            if any(s is not opened for s in overlapping) and not self._level(overlapping, now):
+                raise NotLevel
         self._take_away(session, moved)
         session.state.update(dict.fromkeys(keys, options))
         opened = None if anew else self._open_subscriber(session, options)
@@ -380,10 +383,11 @@ class Hub:
         Raises:
             NotLevel: ask again after the session has been served.
         """
+        self._follow_directory()
         keys = set(keys) & session.state.keys()
         overlapping = self._overlapping(session, keys)
-        # Whoever has other patterns that cover these symbols is given them now.
-        if any(not s.keys <= keys for s in overlapping) and not self._level(overlapping, now):
+        # Another subscriber may have a pattern that covers these symbols too, and is given them now.
+        if len(overlapping) > 1 and not self._level(overlapping, now):
             raise NotLevel
         for key in keys:
             del session.state[key]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from dataclasses import dataclass, field
 
@@ -194,5 +195,8 @@ class Delivery(RuleBasedStateMachine):
 
 
 # The same examples every time: a change is judged by what it does, not by luck. `make soak` looks at new ones.
-Delivery.TestCase.settings = settings(max_examples=100, stateful_step_count=30, deadline=None, derandomize=True)
+SOAK = int(os.environ.get("MARKETFEED_SOAK", "0"))
+Delivery.TestCase.settings = settings(
+    max_examples=SOAK or 100, stateful_step_count=40 if SOAK else 30, deadline=None, derandomize=not SOAK, database=None
+)
 TestDelivery = Delivery.TestCase

@@ -1,0 +1,5 @@
+"""`python -m marketfeed`."""
+
+from marketfeed.cli import main
+
+main()

@@ -1,0 +1,50 @@
+"""What is served where."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import orjson
+from tornado.web import Application, RequestHandler
+
+from marketfeed.transports import websocket
+from marketfeed.transports.base import Gate
+
+
+class _Json(RequestHandler):
+    """Answers with what a function returns, as JSON."""
+
+    def initialize(self, answer: Callable[[], dict[str, Any]]) -> None:
+        self._answer = answer
+
+    def get(self) -> None:
+        self.set_header("Content-Type", "application/json")
+        self.set_header("Cache-Control", "no-store")
+        self.finish(orjson.dumps(self._answer()))
+
+
+def _quiet(handler: RequestHandler) -> None:
+    """Requests are not logged one by one: a thousand clients that connect are not a thousand lines."""
+
+
+def make_app(gate: Gate, status: Callable[[], dict[str, Any]], origins: Sequence[str]) -> Application:
+    """Every route of the server.
+
+    Args:
+        status: what `/api/status` answers.
+        origins: pages of these may connect besides our own; "*" = any.
+    """
+    return Application(
+        [
+            *websocket.routes(gate),
+            (
+                r"/",
+                _Json,
+                {"answer": lambda: {"service": "marketfeed", "see": ["/stream", "/v2/{feed}", "/api/status"]}},
+            ),
+            (r"/api/status", _Json, {"answer": status}),
+        ],
+        trusted_origins=list(origins),
+        log_function=_quiet,
+    )

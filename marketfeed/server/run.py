@@ -1,0 +1,167 @@
+"""The composition root: makes every part, runs them, and takes them down in order."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import logging
+import resource
+import signal
+import ssl
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from typing import Any
+
+from tornado.httpserver import HTTPServer
+from tornado.netutil import bind_sockets
+
+from marketfeed.feed import FeedError
+from marketfeed.ingest import FeedRunner
+from marketfeed.model.clock import SystemClock
+from marketfeed.model.store import TickStore
+from marketfeed.server.app import make_app
+from marketfeed.server.auth import authenticator
+from marketfeed.server.config import Config, ConfigError
+from marketfeed.server.driver import Driver
+from marketfeed.stream.hub import Hub
+from marketfeed.transports.base import Gate, Limits
+
+log = logging.getLogger("marketfeed.server")
+
+#: Descriptors kept free for files, the listening socket and libraries.
+_SPARE_DESCRIPTORS = 64
+#: Idle HTTP connections, and those that are slow with their headers, are closed after so long.
+_IDLE_SECONDS = 10.0
+_DRAIN_SECONDS = 5.0
+_CHECK_SECONDS = 1.0
+_BACKLOG = 4096
+
+
+def serve(config: Config, on_ready: Callable[[str], None]) -> None:
+    """Run until SIGINT or SIGTERM.
+
+    Args:
+        on_ready: told the server's URL once it listens and the feeds are open.
+
+    Raises:
+        ConfigError, FeedError: it cannot start; the message is one line that a user can act on.
+    """
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        runner.run(_serve(config, on_ready))
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """uvloop's where it is installed (the extra `fast`), else asyncio's own."""
+    try:
+        import uvloop
+    except ModuleNotFoundError:
+        return None
+    return uvloop.new_event_loop
+
+
+async def _serve(config: Config, on_ready: Callable[[str], None]) -> None:
+    loop = asyncio.get_running_loop()
+    store = TickStore.create(config["ring_ticks"], config["instruments"])
+    hub = Hub(store, config["coalesce_ms"] / 1000)
+    driver = Driver(hub, loop)
+    runners = []
+    for spec in config.feeds:
+        try:
+            runners.append(FeedRunner(spec.name, spec.build(), store, SystemClock(), driver.wake))
+        except FeedError as error:
+            raise FeedError(f"feed {spec.name}: {error}") from None
+    try:
+        keys = authenticator(config["key"])
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    limits = Limits(
+        connections=_connections(config["max_connections"]),
+        symbols=config["max_symbols"],
+        message_bytes=config["max_message"],
+        write_seconds=config["write_timeout"],
+    )
+    gate = Gate(hub, driver.wake, driver.clock, version("marketfeed"), limits, keys)
+    app = make_app(gate, lambda: _status(store, hub, gate, runners), config["origin"])
+    tls = _tls(config)
+    server = HTTPServer(app, idle_connection_timeout=_IDLE_SECONDS, ssl_options=tls)
+    try:
+        sockets = bind_sockets(config["port"], config["host"], backlog=_BACKLOG)
+    except OSError as error:
+        raise ConfigError(f"cannot listen on {config['host']}:{config['port']}: {error.strerror or error}") from None
+    server.add_sockets(sockets)
+
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    # What is there now stays for good; the collector need not look at it again.
+    gc.collect()
+    gc.freeze()
+    async with asyncio.TaskGroup() as tasks:
+        running = [tasks.create_task(runner.run()) for runner in runners]
+        running.append(tasks.create_task(_check(gate)))
+        host, port = sockets[0].getsockname()[:2]
+        on_ready(f"{'https' if tls else 'http'}://{f'[{host}]' if ':' in host else host}:{port}")
+        try:
+            await stop.wait()
+        finally:
+            log.info("closing")
+            for task in running:
+                task.cancel()
+            for runner in runners:
+                runner.close()
+            server.stop()
+            gate.close()
+            await _drained(gate)
+            driver.close()
+            await server.close_all_connections()
+
+
+async def _check(gate: Gate) -> None:
+    while True:
+        await asyncio.sleep(_CHECK_SECONDS)
+        gate.check()
+
+
+async def _drained(gate: Gate) -> None:
+    """All clients have gone, or their time is up."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_DRAIN_SECONDS):
+            await gate.emptied()
+
+
+def _connections(wanted: int) -> int:
+    """How many connections there may be: at the limit of descriptors Tornado's accept loop would spin."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    # Behind an unlimited hard limit the soft one is what was set.
+    possible = resource.getrlimit(resource.RLIMIT_NOFILE)[0] - _SPARE_DESCRIPTORS
+    if 0 < possible < wanted:
+        log.warning("at most %d connections instead of %d: the limit of open files is %d", possible, wanted, hard)
+        return possible
+    return wanted
+
+
+def _tls(config: Config) -> ssl.SSLContext | None:
+    if not config["certfile"]:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    try:
+        context.load_cert_chain(config["certfile"], config["keyfile"] or None)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError(f"cannot use certificate {config['certfile']}: {error}") from None
+    return context
+
+
+def _status(store: TickStore, hub: Hub, gate: Gate, runners: Sequence[FeedRunner]) -> dict[str, Any]:
+    """Counters since the start; every loss is in here."""
+    return {
+        "epoch": store.epoch,
+        "seq": store.ring.head,
+        "oldest_seq": store.ring.oldest,
+        "instruments": len(store.directory),
+        "connections": len(gate),
+        "delivered": vars(hub.stats),
+        "feeds": {runner.name: {**vars(runner.stats), "refused": dict(runner.stats.refused)} for runner in runners},
+    }

@@ -1,0 +1,170 @@
+"""What every transport needs: a :class:`Gate` that lets clients in, and what it promises (:class:`Link`)."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from marketfeed.stream import protocol
+from marketfeed.stream.codes import CloseCode, ErrorCode
+from marketfeed.stream.hub import Hub
+from marketfeed.stream.link import Link
+from marketfeed.stream.session import Authenticate, Session
+
+log = logging.getLogger("marketfeed.gate")
+
+__all__ = ["Connection", "Gate", "Limits", "Link"]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one client, and all together, may use."""
+
+    #: connections at a time
+    connections: int = 10_000
+    #: symbols and globs of one session
+    symbols: int = 10_000
+    #: bytes of one message from a client
+    message_bytes: int = 64 * 1024
+    #: seconds to authenticate in, where keys are set
+    auth_seconds: float = 10.0
+    #: seconds after which a client that takes nothing of a frame is cut
+    write_seconds: float = 60.0
+    #: seconds between two pings, and for the answer to one
+    ping_seconds: float = 20.0
+
+
+class Connection(Link, Protocol):
+    """A link with what the gate asks of it besides."""
+
+    def check(self, now: float) -> None:
+        """Called about once a second: keep alive, or end what is dead."""
+
+
+class Gate:
+    """Lets clients in, and knows who is there.
+
+    Args:
+        hub: where their subscriptions live.
+        wake: has the hub run soon.
+        clock: seconds on the clock that the hub is run by.
+        version: told in the first message.
+        authenticate: None = everybody may subscribe.
+    """
+
+    def __init__(
+        self,
+        hub: Hub,
+        wake: Callable[[], None],
+        clock: Callable[[], float],
+        version: str,
+        limits: Limits,
+        authenticate: Authenticate | None = None,
+    ) -> None:
+        self.hub = hub
+        self.wake = wake
+        self.clock = clock
+        self.limits = limits
+        self._version = version
+        self._authenticate = authenticate
+        self._sessions: dict[Connection, Session] = {}
+        #: when those who did not authenticate yet came; in that order
+        self._waiting: dict[Connection, float] = {}
+        self._closing = False
+        self._empty: asyncio.Event = asyncio.Event()
+
+    def __len__(self) -> int:
+        return len(self._sessions)
+
+    def has_feed(self, name: str) -> bool:
+        """Whether there is a feed of that name."""
+        return name in self.hub.directory.feeds()
+
+    def admit(
+        self,
+        connection: Connection,
+        name: str,
+        encoding: str,
+        feed: str | None,
+        credentials: protocol.Auth | None,
+    ) -> Session:
+        """A client has come. It may have been turned away when this returns; its link is closed then.
+
+        Args:
+            name: of the client, for the log.
+            encoding: a name of :data:`ENCODINGS`.
+            feed: only this feed's instruments, its messages without `f`; None = every feed's.
+            credentials: those of its handshake.
+        """
+        session = Session(
+            self.hub,
+            connection,
+            self.hub.encoding(encoding, feed is None),
+            name,
+            feed,
+            self._authenticate,
+            self.limits.symbols,
+        )
+        if len(self._sessions) >= self.limits.connections or self._closing:
+            code = CloseCode.SHUTDOWN if self._closing else CloseCode.CONNECTION_LIMIT
+            session.end(code, protocol.error(ErrorCode.CONNECTION_LIMIT, "connection limit exceeded"))
+            return session
+        self._sessions[connection] = session
+        if not session.authenticated:
+            self._waiting[connection] = self.clock()
+        session.start(self._version, credentials)
+        return session
+
+    def receive(self, connection: Connection, data: str | bytes) -> None:
+        """A message came from a client: text is JSON, bytes are msgpack."""
+        session = self._sessions.get(connection)
+        if session is not None:
+            session.receive(data, self.clock())
+            self.wake()
+
+    def writable(self, connection: Connection) -> None:
+        """A link that was full is not any more."""
+        session = self._sessions.get(connection)
+        if session is not None:
+            session.writable()
+            self.wake()
+
+    def stalled(self, connection: Connection) -> None:
+        """A link is full because of something the transport sent itself."""
+        session = self._sessions.get(connection)
+        if session is not None:
+            self.hub.stalled(session)
+
+    def left(self, connection: Connection) -> None:
+        """A client has gone. May be called twice."""
+        session = self._sessions.pop(connection, None)
+        self._waiting.pop(connection, None)
+        if session is not None:
+            session.closed()
+        if self._closing and not self._sessions:
+            self._empty.set()
+
+    def check(self) -> None:
+        """Called about once a second."""
+        now = self.clock()
+        late = [c for c, since in self._waiting.items() if now - since > self.limits.auth_seconds]
+        for connection in late:
+            del self._waiting[connection]
+            self._sessions[connection].auth_timeout()
+        for connection in list(self._sessions):
+            connection.check(now)
+
+    def close(self) -> None:
+        """Let nobody in any more, and ask all to go and come again (to another server, or to this one's next life)."""
+        self._closing = True
+        for session in list(self._sessions.values()):
+            session.end(CloseCode.SHUTDOWN)
+        if not self._sessions:
+            self._empty.set()
+
+    async def emptied(self) -> None:
+        """Wait, after :meth:`close`, until all have gone."""
+        await self._empty.wait()

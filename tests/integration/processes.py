@@ -1,0 +1,138 @@
+"""Real servers as processes, and a proxy that cuts connections."""
+
+import asyncio
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+#: Seconds that anything may take before a test is given up.
+BOUND = 30.0
+
+
+class Fake:
+    """A running fake server (see fake_server.py)."""
+
+    def __init__(self, process: subprocess.Popen[str], port: int) -> None:
+        self._process = process
+        self.url = f"ws://127.0.0.1:{port}/stream"
+
+    def command(self) -> tuple[int, dict[str, Any]]:
+        """The next command it got, and on which connection. The test's own timeout is the bound."""
+        assert self._process.stdout is not None
+        number, command = json.loads(self._process.stdout.readline())
+        return number, command
+
+
+@contextlib.contextmanager
+def process(*arguments: str, **options: Any) -> Iterator[subprocess.Popen[str]]:
+    """A Python process of this project; it is killed in the end."""
+    running = subprocess.Popen(
+        [sys.executable, *arguments],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONWARNINGS": "error"},
+        **options,
+    )
+    try:
+        yield running
+    finally:
+        running.kill()
+        running.communicate()
+
+
+@contextlib.contextmanager
+def fake(*connections: list[list[Any]]) -> Iterator[Fake]:
+    """A fake server that plays one script a connection."""
+    with process("-m", "tests.integration.fake_server", json.dumps(connections)) as running:
+        assert running.stdout is not None
+        yield Fake(running, int(running.stdout.readline()))
+
+
+@contextlib.contextmanager
+def server(*arguments: str, at: str = "0") -> Iterator[str]:
+    """A real server, on a free port by default; gives its http address."""
+    with process("-m", "marketfeed", "serve", "--port", at, "--log-level", "warning", *arguments) as running:
+        assert running.stdout is not None
+        line = running.stdout.readline()
+        assert line.startswith("marketfeed on "), line
+        yield line.split()[-1]
+        running.terminate()
+
+
+def stream_of(address: str) -> str:
+    """The WebSocket address of every feed of a server."""
+    return address.replace("http", "ws", 1) + "/stream"
+
+
+def status(address: str) -> dict[str, Any]:
+    """What the server says of itself."""
+    with urllib.request.urlopen(f"{address}/api/status", timeout=BOUND) as answer:
+        told: dict[str, Any] = json.load(answer)
+        return told
+
+
+class Proxy:
+    """Passes bytes on between clients and a server, and cuts them off when told.
+
+    Args:
+        port: of the server.
+        at: where to listen, by default on a free port.
+    """
+
+    def __init__(self, port: int, at: int = 0) -> None:
+        self._port = port
+        self._at = at
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._server: asyncio.Server | None = None
+        self.connections = 0
+
+    async def __aenter__(self) -> "Proxy":
+        self._server = await asyncio.start_server(self._pass_on, "127.0.0.1", self._at)
+        self.url = f"ws://127.0.0.1:{self._server.sockets[0].getsockname()[1]}/stream"
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        assert self._server is not None
+        self._server.close()
+        self.cut()
+        for task in list(self._tasks):
+            await asyncio.wait([task])
+        await self._server.wait_closed()
+
+    def cut(self) -> None:
+        """Break every connection, without a word."""
+        for writer in self._writers:
+            writer.transport.abort()
+
+    async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        self.connections += 1
+        far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._port)
+        both = {writer, far_writer}
+        self._writers |= both
+        try:
+            await asyncio.gather(self._copy(reader, far_writer), self._copy(far_reader, writer))
+        finally:
+            self._writers -= both
+            for each in both:
+                each.transport.abort()
+            self._tasks.discard(task)
+
+    @staticmethod
+    async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError):
+            while data := await reader.read(65_536):
+                writer.write(data)
+                await writer.drain()
+        writer.transport.abort()
