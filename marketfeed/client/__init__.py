@@ -1,0 +1,38 @@
+"""The client library: a typed, reconnecting stream of quotes and trades.
+
+::
+
+    Feed (aio) ──frames──> Session ──> Message, ...      SyncFeed (sync) = a Feed in a thread
+      │  ^                   │
+      │  └────commands───────┘       Session: the protocol and the positions to resume from; pure
+      └── Transport: one WebSocket connection
+"""
+
+from marketfeed.client.aio import Feed, connect
+from marketfeed.client.backoff import Backoff
+from marketfeed.client.errors import BadMessage, ClientError, CommandError, ConnectionFailed, ConnectionRefused
+from marketfeed.client.messages import Gap, Message, Position, Quote, Rule, Subscription, Trade
+from marketfeed.client.state import State, StateChange
+from marketfeed.client.sync import SyncFeed, connect_sync
+
+__all__ = [
+    "Backoff",
+    "BadMessage",
+    "ClientError",
+    "CommandError",
+    "ConnectionFailed",
+    "ConnectionRefused",
+    "Feed",
+    "Gap",
+    "Message",
+    "Position",
+    "Quote",
+    "Rule",
+    "State",
+    "StateChange",
+    "Subscription",
+    "SyncFeed",
+    "Trade",
+    "connect",
+    "connect_sync",
+]

@@ -1,0 +1,201 @@
+"""What a server sends, as typed messages: see docs/protocol.md for the wire."""
+
+from __future__ import annotations
+
+import datetime
+import re
+from functools import lru_cache
+from math import isnan, nan
+
+import msgspec
+
+from marketfeed.client.errors import BadMessage
+
+_SECOND_NS = 1_000_000_000
+_EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
+_NS_TEXT_CHARS = len("2013-10-07T13:30:00.123456789Z")
+_RFC3339 = re.compile(r"(\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d)(?:\.(\d{1,9})\d*)?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
+
+
+@lru_cache(maxsize=4096)
+def _second_ns(text: str) -> int:
+    """Ticks of one second share its text, so that it is read once."""
+    moment = datetime.datetime.fromisoformat(f"{text}+00:00")
+    return (moment - _EPOCH) // datetime.timedelta(seconds=1) * _SECOND_NS
+
+
+def parse_time(text: str) -> int:
+    """An RFC 3339 time as ns since the Unix epoch, exactly; digits beyond the ninth are cut.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if len(text) == _NS_TEXT_CHARS and text[29] == "Z":
+        return _second_ns(text[:19]) + int(text[20:29])
+    match = _RFC3339.fullmatch(text)
+    if match is None:
+        raise ValueError(f"not an RFC 3339 time: {text[:64]!r}")
+    whole, fraction, zone = match.groups()
+    ns = _second_ns(whole) + int((fraction or "0").ljust(9, "0"))
+    if zone not in "Zz":
+        offset = datetime.datetime.fromisoformat(f"1970-01-02T00:00:00{zone}").utcoffset()
+        assert offset is not None
+        ns -= offset // datetime.timedelta(seconds=1) * _SECOND_NS
+    return ns
+
+
+class _Tick(msgspec.Struct, gc=False, tag_field="T", omit_defaults=True):
+    @property
+    def t(self) -> int:
+        """When the venue says it happened: ns since the Unix epoch, UTC."""
+        return parse_time(self.time)  # type: ignore[attr-defined]  # each kind of tick has it, in its wire order
+
+
+class Quote(_Tick, tag="q"):
+    """The best bid and ask of a symbol.
+
+    A side that is not there has price NaN and size 0 (on the wire price 0 and size 0), so that no mid comes of it.
+
+    Attributes:
+        symbol: its name at the venue.
+        bid, ask: prices.
+        bid_size, ask_size: as the venue counts them; 0 where it tells none.
+        time: RFC 3339 text, as sent; :attr:`t` is the same in integer ns.
+        seq: place in the server's stream; 0 from a server that numbers nothing.
+        feed: which feed, on `/stream`; empty on `/v2/{feed}`.
+    """
+
+    symbol: str = msgspec.field(name="S")
+    bid: float = msgspec.field(name="bp")
+    bid_size: float = msgspec.field(name="bs")
+    ask: float = msgspec.field(name="ap")
+    ask_size: float = msgspec.field(name="as")
+    time: str = msgspec.field(name="t")
+    seq: int = 0
+    feed: str = msgspec.field(name="f", default="")
+
+    def __post_init__(self) -> None:
+        if not self.bid and not self.bid_size:
+            self.bid = nan
+        if not self.ask and not self.ask_size:
+            self.ask = nan
+
+
+class Trade(_Tick, tag="t"):
+    """Something traded. Attributes as in :class:`Quote`."""
+
+    symbol: str = msgspec.field(name="S")
+    price: float = msgspec.field(name="p")
+    size: float = msgspec.field(name="s")
+    time: str = msgspec.field(name="t")
+    seq: int = 0
+    feed: str = msgspec.field(name="f", default="")
+
+
+class Gap(msgspec.Struct, tag_field="T", tag="gap", omit_defaults=True):
+    """Ticks that were asked for and are lost.
+
+    Attributes:
+        first, last: sequence numbers, both inclusive; ``last`` is None where it cannot be known.
+        reason: "lapped" (this client was too slow, or away too long), "epoch" (the server was started anew), or
+            "unnumbered" (told by the client itself: the connection was cut, and this server numbers nothing).
+        epoch: the life of the server that they belong to, where it is not the present one.
+    """
+
+    first: int = msgspec.field(name="from")
+    last: int | None = msgspec.field(name="to")
+    reason: str
+    epoch: int | None = None
+
+
+#: What a feed yields.
+Message = Quote | Trade | Gap
+
+
+class Position(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A place in the stream of one life of a server: ``seq`` 0 is before everything that it still holds."""
+
+    seq: int
+    epoch: int | None = None
+
+
+class Rule(msgspec.Struct):
+    """Symbols that are received in the same way. ``max_hz`` None = every tick."""
+
+    quotes: list[str] = []
+    trades: list[str] = []
+    max_hz: float | None = None
+
+
+class Subscription(msgspec.Struct, tag_field="T", tag="subscription"):
+    """All that this connection now receives: the answer to `subscribe` and `unsubscribe`.
+
+    Attributes:
+        quotes, trades: every symbol and glob.
+        rules: the same, by how they are received.
+        epoch, seq: the symbols of the command are streamed from after this position.
+        recovered: whether everything after ``since`` can be given; None where nothing was asked.
+    """
+
+    quotes: list[str] = []
+    trades: list[str] = []
+    rules: list[Rule] = []
+    epoch: int | None = None
+    seq: int | None = None
+    recovered: bool | None = None
+
+
+class Success(msgspec.Struct, tag_field="T", tag="success"):
+    """`connected` or `authenticated`."""
+
+    msg: str
+    epoch: int | None = None
+    version: str = ""
+
+
+class Error(msgspec.Struct, tag_field="T", tag="error"):
+    """Something was not done."""
+
+    code: int
+    msg: str = ""
+
+
+Received = Quote | Trade | Gap | Subscription | Success | Error
+
+_frame = msgspec.json.Decoder(list[Received])
+_raw_frame = msgspec.json.Decoder(list[msgspec.Raw])
+_message = msgspec.json.Decoder(Received)
+_KNOWN = frozenset({"q", "t", "gap", "subscription", "success", "error"})
+
+
+class _Tagged(msgspec.Struct):
+    T: str = ""
+
+
+_tagged = msgspec.json.Decoder(_Tagged)
+
+
+def decode_frame(frame: str | bytes) -> list[Received]:
+    """Read one frame, a JSON array of messages. Types and fields that only a newer server has are passed over.
+
+    Raises:
+        BadMessage: it is no such array, or a message that should be known is not as it should be.
+    """
+    try:
+        return _frame.decode(frame)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        pass
+    try:
+        return [_message.decode(raw) for raw in _raw_frame.decode(frame) if _tagged.decode(raw).T in _KNOWN]
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise BadMessage(f"the server sent what is not this protocol: {error}: {frame[:120]!r}") from None
+
+
+def encode_message(message: Message) -> bytes:
+    """The message as JSON with the keys of the wire."""
+    if isinstance(message, Quote) and (isnan(message.bid) or isnan(message.ask)):
+        line = msgspec.structs.asdict(message)
+        keys = {field.name: field.encode_name for field in msgspec.structs.fields(Quote)}
+        wire = {keys[name]: 0.0 if value != value else value for name, value in line.items() if value != ""}
+        return msgspec.json.encode({"T": "q", **wire})
+    return msgspec.json.encode(message)

@@ -1,0 +1,149 @@
+"""What a client is subscribed to, and up to which position it has each part of it."""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from marketfeed.client.messages import Gap, Position, Quote, Trade
+
+#: ("quotes" or "trades", symbol or glob)
+Name = tuple[str, str]
+
+#: How many instruments' parts are remembered before they are looked up anew.
+_OWNERS_KEPT = 65_536
+
+
+@dataclass(frozen=True)
+class Options:
+    """How symbols are wanted. None = every tick; else only the latest of each symbol, at most so often a second."""
+
+    max_hz: float | None = None
+
+    def as_wire(self) -> dict[str, Any]:
+        """As the keys of a `subscribe` command."""
+        return {} if self.max_hz is None else {"max_hz": self.max_hz}
+
+
+@dataclass(eq=False)
+class Part:
+    """Symbols of one command, with their options and position: everything up to ``(epoch, position)`` has come."""
+
+    options: Options
+    names: set[Name]
+    epoch: int | None
+    position: int
+
+    def place(self) -> Position | None:
+        """Where to resume it; None with a server that numbers nothing."""
+        return None if self.epoch is None else Position(self.position, self.epoch)
+
+
+class Parts:
+    """All parts of one connection. Most clients have one; only with several must a tick be matched to its own.
+
+    Each command makes a part of its own, because the server may serve each from its own place in the stream: only
+    within a part do ticks come in the order of their numbers, so that the last one says what has come.
+    """
+
+    def __init__(self, feed: str = "") -> None:
+        self._feed = feed
+        self._parts: list[Part] = []
+        self._owners: dict[tuple[type, str, str], Part | None] = {}
+        #: The only part there is, if there is one only.
+        self.sole: Part | None = None
+
+    def __iter__(self) -> Iterator[Part]:
+        return iter(self._parts)
+
+    def add(self, part: Part, anew: bool) -> None:
+        """Take a part in. A symbol that another part has moves to this one.
+
+        Args:
+            anew: also one with the same options; else such a one goes on where it is.
+        """
+        if not anew:
+            for other in self._parts:
+                if other.options == part.options:
+                    part.names -= other.names
+        self.remove(part.names)
+        if part.names:
+            self._parts.append(part)
+            self._changed()
+
+    def remove(self, names: Iterable[Name]) -> None:
+        """Forget these symbols."""
+        gone = set(names)
+        for part in self._parts:
+            part.names -= gone
+        self._parts = [part for part in self._parts if part.names]
+        self._changed()
+
+    def owner(self, tick: Quote | Trade) -> Part | None:
+        """The part that this tick was sent for."""
+        key = (type(tick), tick.feed, tick.symbol)
+        try:
+            return self._owners[key]
+        except KeyError:
+            if len(self._owners) >= _OWNERS_KEPT:
+                self._owners.clear()
+            found = self._owners[key] = self._most_specific(tick)
+            return found
+
+    def _most_specific(self, tick: Quote | Trade) -> Part | None:
+        """As the server decides between rules: a plain symbol before a glob, the more letters of its own the better."""
+        channel = "quotes" if isinstance(tick, Quote) else "trades"
+        feed = tick.feed or self._feed
+        full = f"{feed}:{tick.symbol}"
+        for name in (full, tick.symbol):
+            for part in self._parts:
+                if (channel, name) in part.names:
+                    return part
+        best: tuple[tuple[int, str], Part] | None = None
+        for part in self._parts:
+            for of, pattern in part.names:
+                wild = pattern.count("*") + pattern.count("?")
+                if not wild or of != channel:
+                    continue
+                rank = (wild - len(pattern), pattern)
+                if best is not None and best[0] <= rank:
+                    continue
+                match = _matcher(pattern)
+                if match(tick.symbol) or (":" in pattern and match(full)):
+                    best = (rank, part)
+        return best[1] if best else None
+
+    def skip(self, gap: Gap) -> None:
+        """Move on to behind what the server says is lost."""
+        if gap.last is None or gap.epoch is not None:
+            return
+        for part in self._parts:
+            # Of several parts only those that had come so far are meant for certain.
+            if part.position < gap.last and (part is self.sole or part.position >= gap.first - 1):
+                part.position = gap.last
+
+    def _changed(self) -> None:
+        self._owners.clear()
+        self.sole = self._parts[0] if len(self._parts) == 1 else None
+
+    def take_all(self) -> list[Part]:
+        """Hand all parts out, those that stand at one position as one, and begin anew."""
+        alike: dict[tuple[Options, int | None, int], Part] = {}
+        for part in self._parts:
+            key = (part.options, part.epoch, part.position)
+            if key in alike:
+                alike[key].names |= part.names
+            else:
+                alike[key] = part
+        self._parts = []
+        self._changed()
+        return list(alike.values())
+
+
+@lru_cache(maxsize=4096)
+def _matcher(pattern: str) -> Callable[[str], object]:
+    return re.compile(fnmatch.translate(pattern.replace("[", "[[]"))).match

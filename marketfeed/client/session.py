@@ -1,0 +1,353 @@
+"""The client's half of the protocol, without I/O: frames in, messages for the user and commands for the server out.
+
+::
+
+    connected()                          the transport is open
+    receive(frame) -> [Message, ...]     what the user gets of it
+    outgoing() -> [text, ...]            what is to be sent now; ask after each of the others
+    disconnected()                       the transport is gone; connected() follows when there is a new one
+
+After a new connection everything that was subscribed is asked for again from its position, so that each tick arrives
+once and what is lost is told as a :class:`Gap`. Commands that had no answer yet are sent again behind that.
+"""
+
+from __future__ import annotations
+
+import datetime
+import math
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import msgspec
+
+from marketfeed.client.errors import ClientError, CommandError, ConnectionFailed, ConnectionRefused
+from marketfeed.client.messages import (
+    Error,
+    Gap,
+    Message,
+    Position,
+    Quote,
+    Received,
+    Subscription,
+    Success,
+    Trade,
+    decode_frame,
+)
+from marketfeed.client.parts import Name, Options, Part, Parts
+
+#: A command's symbols take at most so many bytes; more go in several commands. A server reads 64 KiB in one.
+_COMMAND_BYTES = 32 * 1024
+
+# Codes of `error` messages.
+_AUTH_FAILED, _ALREADY_AUTHENTICATED, _AUTH_TIMEOUT, _INTERNAL = 402, 403, 404, 500
+#: These answer no command: they say why the connection is about to end.
+_UNASKED = frozenset({_AUTH_TIMEOUT, 406, 407})
+
+#: RFC 6455, 7.4.1: we broke the protocol, or sent what the server does not take. Again would be the same again.
+_OUR_FAULT = frozenset({1002, 1003, 1007, 1008, 1009, 1010})
+
+Since = Position | Mapping[str, int] | datetime.datetime | str
+
+
+class Credentials(NamedTuple):
+    """`key` and `secret`, or `token`."""
+
+    key: str = ""
+    secret: str = ""
+    token: str = ""
+
+    def as_wire(self) -> dict[str, str]:
+        """As an `auth` command."""
+        if self.token:
+            return {"action": "auth", "token": self.token}
+        return {"action": "auth", "key": self.key, "secret": self.secret}
+
+
+class Request:
+    """What a user asked for, in one command or several; ``done`` is called once, with the answer or the error."""
+
+    def __init__(self, commands: int, done: Callable[[Subscription | CommandError], None]) -> None:
+        self._left = commands
+        self._done = done
+        self._recovered: bool | None = None
+        self._seq: int | None = None
+
+    def answer(self, reply: Subscription) -> None:
+        """One of its commands was carried out."""
+        if reply.recovered is not None:
+            self._recovered = reply.recovered and self._recovered is not False
+        if self._seq is None:
+            self._seq = reply.seq
+        self._left -= 1
+        if not self._left:
+            self._done(msgspec.structs.replace(reply, recovered=self._recovered, seq=self._seq))
+
+    def fail(self, error: Error) -> None:
+        """One of its commands was not: the first error is the answer to all."""
+        if self._left > 0:
+            self._left = -1
+            self._done(CommandError(error.code, error.msg))
+
+
+@dataclass
+class _Command:
+    """A command that has no answer yet. One without a request resumes what was cut."""
+
+    action: str
+    names: Sequence[Name]
+    request: Request | None
+    options: Options = field(default_factory=Options)
+    snapshot: bool = False
+    since: Position | str | None = None
+
+    def text(self) -> str:
+        wire: dict[str, Any] = {"action": self.action}
+        for channel, pattern in self.names:
+            wire.setdefault(channel, []).append(pattern)
+        wire |= self.options.as_wire()
+        if self.snapshot:
+            wire["snapshot"] = True
+        if self.since is not None:
+            wire["since"] = self.since
+        return msgspec.json.encode(wire).decode()
+
+
+class Session:
+    """One user's subscriptions, over any number of connections.
+
+    Args:
+        credentials: sent as soon as the server says it is there.
+        feed: the feed of the ticks that name none, on `/v2/{feed}`.
+
+    Attributes:
+        epoch: the server's present life, once it has told.
+        ready: the server takes commands.
+        last_error: what the server said that answers no command, on this connection.
+        failure: why this connection cannot go on: a :class:`ConnectionFailed` where a new one may, else
+            :class:`ConnectionRefused` (credentials) or :class:`CommandError` (it does not give again what was cut).
+    """
+
+    def __init__(self, credentials: Credentials | None = None, feed: str = "") -> None:
+        self._credentials = credentials
+        self._parts = Parts(feed)
+        self._pending: deque[_Command] = deque()
+        self._outgoing: list[str] = []
+        self.epoch: int | None = None
+        self.ready = False
+        self.last_error: Error | None = None
+        self.failure: ClientError | None = None
+
+    # What the user wants.
+
+    def subscribe(
+        self,
+        done: Callable[[Subscription | CommandError], None],
+        quotes: Iterable[str] = (),
+        trades: Iterable[str] = (),
+        *,
+        max_hz: float | None = None,
+        snapshot: bool = False,
+        since: Since | None = None,
+    ) -> None:
+        """Add symbols. ``done`` is called by a later :meth:`receive`.
+
+        Raises:
+            ValueError, TypeError: what is asked for makes no sense.
+        """
+        if max_hz is not None and not (math.isfinite(max_hz) and max_hz > 0):
+            raise ValueError(f"max_hz is a number above 0, not {max_hz}")
+        if snapshot and since is not None:
+            raise ValueError("snapshot and since exclude each other: what came since then holds the latest of each")
+        options, place = Options(max_hz), _place(since)
+        self._command("subscribe", quotes, trades, done, options=options, snapshot=snapshot, since=place)
+
+    def unsubscribe(
+        self,
+        done: Callable[[Subscription | CommandError], None],
+        quotes: Iterable[str] = (),
+        trades: Iterable[str] = (),
+    ) -> None:
+        """Take symbols away, written as they were subscribed. ``done`` is called by a later :meth:`receive`.
+
+        Raises:
+            ValueError, TypeError: what is asked for makes no sense.
+        """
+        self._command("unsubscribe", quotes, trades, done)
+
+    def _command(
+        self,
+        action: str,
+        quotes: Iterable[str],
+        trades: Iterable[str],
+        done: Callable[[Subscription | CommandError], None],
+        **how: Any,
+    ) -> None:
+        names = list(dict.fromkeys([*_names("quotes", quotes), *_names("trades", trades)]))
+        if not names:
+            raise ValueError(f"{action} names no symbols: give quotes or trades")
+        chunks = _chunks(names)
+        request = Request(len(chunks), done)
+        commands = [_Command(action, chunk, request, **how) for chunk in chunks]
+        self._pending.extend(commands)
+        if self.ready:
+            self._outgoing += [command.text() for command in commands]
+
+    @property
+    def waiting(self) -> bool:
+        """Whether an answer is due from the server."""
+        return bool(self._pending)
+
+    @property
+    def resumed(self) -> bool:
+        """Whether all that was subscribed before a cut is subscribed again."""
+        return self.ready and all(command.request is not None for command in self._pending)
+
+    # What the transport tells.
+
+    def connected(self) -> None:
+        """A new transport is open."""
+        self.ready = False
+        self.last_error = self.failure = None
+        self._outgoing.clear()
+
+    def disconnected(self) -> None:
+        """The transport is gone; whatever it did not deliver is asked for again on the next one."""
+        self.ready = False
+        self._outgoing.clear()
+        again = [
+            _Command("subscribe", chunk, None, part.options, since=part.place())
+            for part in self._parts.take_all()
+            for chunk in _chunks(sorted(part.names))
+        ]
+        self._pending.extendleft(reversed(again))
+
+    def outgoing(self) -> list[str]:
+        """The texts to send now, in this order. They are handed out once."""
+        texts, self._outgoing = self._outgoing, []
+        return texts
+
+    def receive(self, frame: str | bytes) -> list[Message]:
+        """Take one frame in; returns what of it is for the user, in order. Look at :attr:`failure` afterwards.
+
+        Raises:
+            BadMessage: it is not of this protocol.
+        """
+        parts = self._parts
+        sole = parts.sole
+        messages: list[Message] = []
+        for message in decode_frame(frame):
+            if isinstance(message, (Quote, Trade)):
+                part = sole or parts.owner(message)
+                if part is not None and message.seq > part.position:
+                    part.position = message.seq
+                messages.append(message)
+            else:
+                told = self._control(message)
+                if told is not None:
+                    messages.append(told)
+                sole = parts.sole
+        return messages
+
+    def _control(self, message: Received) -> Gap | None:
+        match message:
+            case Gap():
+                self._parts.skip(message)
+                return message
+            case Subscription():
+                return self._answered(message)
+            case Error():
+                self._refused(message)
+            case Success(msg="connected"):
+                self.epoch = message.epoch
+                if self._credentials is None:
+                    self._begin()
+                else:
+                    self._outgoing.append(msgspec.json.encode(self._credentials.as_wire()).decode())
+            case Success(msg="authenticated"):
+                self._begin()
+            case _:
+                pass  # a success of another kind changes nothing here
+        return None
+
+    def _begin(self) -> None:
+        if not self.ready:
+            self.ready = True
+            self._outgoing += [command.text() for command in self._pending]
+
+    def _answered(self, reply: Subscription) -> Gap | None:
+        if not self.ready or not self._pending:
+            return None
+        command = self._pending.popleft()
+        if command.action == "unsubscribe":
+            self._parts.remove(command.names)
+        else:
+            part = Part(command.options, set(command.names), reply.epoch, reply.seq or 0)
+            self._parts.add(part, anew=command.snapshot or command.since is not None)
+        if command.request is not None:
+            command.request.answer(reply)
+        elif command.since is None:
+            return Gap(0, None, "unnumbered")
+        return None
+
+    def _refused(self, error: Error) -> None:
+        code, text = error.code, error.msg or "no reason given"
+        if not self.ready:
+            if code == _ALREADY_AUTHENTICATED:
+                self._begin()
+            elif code == _AUTH_TIMEOUT or code not in _UNASKED | {_INTERNAL}:
+                self.failure = ConnectionRefused(code, text)
+            else:
+                self.last_error = error
+        elif code == _AUTH_FAILED:
+            self.failure = ConnectionRefused(code, text)
+        elif code in _UNASKED or not self._pending:
+            self.last_error = error
+        elif (request := self._pending[0].request) is not None:
+            self._pending.popleft()
+            request.fail(error)
+        elif code == _INTERNAL:
+            # It stays pending, and is asked for on the next connection.
+            self.failure = ConnectionFailed(f"the server could not resume: {text} ({code})")
+        else:
+            self.failure = CommandError(code, f"the server does not resume after a cut: {text}")
+
+
+def closed_for_good(code: int | None) -> bool:
+    """Whether this close code says that connecting again would not help. None = the connection just broke."""
+    return code is not None and (3500 <= code <= 3999 or code in _OUR_FAULT)
+
+
+def _names(channel: str, patterns: Iterable[str]) -> list[Name]:
+    if isinstance(patterns, str):
+        raise TypeError(f"{channel} is a list of symbols, not one text: {patterns!r}")
+    names = [(channel, pattern) for pattern in patterns]
+    for _, pattern in names:
+        if not isinstance(pattern, str):
+            raise TypeError(f"{channel} is a list of texts: {pattern!r} is none")
+    return names
+
+
+def _place(since: Since | None) -> Position | str | None:
+    if isinstance(since, Mapping):
+        return msgspec.convert(since, Position)
+    if isinstance(since, datetime.datetime):
+        if since.tzinfo is None:
+            raise ValueError(f"since has no time zone: {since}")
+        return since.isoformat()
+    return since
+
+
+def _chunks(names: Sequence[Name]) -> list[list[Name]]:
+    """The names in lists that each fit in one command."""
+    chunks: list[list[Name]] = []
+    room = 0
+    for name in names:
+        size = len(msgspec.json.encode(name[1])) + 1
+        if not chunks or size > room:
+            chunks.append([])
+            room = _COMMAND_BYTES
+        chunks[-1].append(name)
+        room -= size
+    return chunks

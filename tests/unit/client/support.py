@@ -1,0 +1,72 @@
+"""A client's session, and a server that is played by hand."""
+
+import json
+from typing import Any
+
+from marketfeed.client.errors import CommandError
+from marketfeed.client.messages import Message, Quote, Subscription, Trade
+from marketfeed.client.session import Session
+
+
+class User:
+    """A session with a server that is played by hand."""
+
+    def __init__(self, session: Session | None = None) -> None:
+        self.session = session or Session()
+        self.answers: list[Subscription | CommandError] = []
+
+    def connect(self, epoch: int | None = 5) -> list[dict[str, Any]]:
+        """Connect and be greeted; returns the commands that go out."""
+        self.session.connected()
+        self.hear({"T": "success", "msg": "connected", "epoch": epoch})
+        return self.sent()
+
+    def hear(self, *messages: dict[str, Any]) -> list[Message]:
+        return self.session.receive(json.dumps(messages))
+
+    def sent(self) -> list[dict[str, Any]]:
+        return [json.loads(text) for text in self.session.outgoing()]
+
+    def subscribe(self, **what: Any) -> list[dict[str, Any]]:
+        self.session.subscribe(self.answers.append, **what)
+        return self.sent()
+
+    def cut(self, epoch: int | None = 5) -> list[dict[str, Any]]:
+        """Lose the connection and get a new one; returns the commands that go out."""
+        self.session.disconnected()
+        return self.connect(epoch)
+
+
+def reply(seq: int, epoch: int = 5, **more: Any) -> dict[str, Any]:
+    return {
+        "T": "subscription",
+        "quotes": [],
+        "trades": [],
+        "bars": [],
+        "epoch": epoch,
+        "seq": seq,
+        "rules": [],
+        **more,
+    }
+
+
+def quote(symbol: str, seq: int, feed: str = "") -> dict[str, Any]:
+    return {
+        "T": "q",
+        "S": symbol,
+        "bp": 1,
+        "bs": 1,
+        "ap": 2,
+        "as": 1,
+        "t": "2024-01-01T00:00:00Z",
+        "seq": seq,
+        "f": feed,
+    }
+
+
+def trade(symbol: str, seq: int) -> dict[str, Any]:
+    return {"T": "t", "S": symbol, "p": 1, "s": 1, "t": "2024-01-01T00:00:00Z", "seq": seq}
+
+
+def seqs(messages: list[Message]) -> list[int]:
+    return [m.seq for m in messages if isinstance(m, Quote | Trade)]
