@@ -4,7 +4,7 @@ BIN := .venv/bin
 PORT ?= 8000
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint types bench clean
+.PHONY: help run test lint types bench bench-peers soak clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 14
@@ -36,6 +36,17 @@ types: .venv/test.stamp  ## mypy --strict over marketfeed and feeds
 bench: .venv/test.stamp  ## micro benchmarks, as tables
 	$(BIN)/python -m pytest bench --benchmark-only --benchmark-columns=min,median,ops,rounds --benchmark-sort=name
 
+# A machine without npm still measures the Python peers; the others are skipped by name.
+bench/node_modules/bench.stamp: bench/package.json
+	if command -v npm >/dev/null; then npm install --prefix bench --no-package-lock --no-audit --no-fund --silent; fi
+	mkdir -p $(@D) && touch $@
+
+bench-peers: .venv/test.stamp bench/node_modules/bench.stamp  ## marketfeed beside its peers, over real sockets (half an hour)
+	$(BIN)/python -m bench.fanout --json bench-peers.json --plot bench-peers.png
+
+soak: .venv/test.stamp  ## look for rare interleavings of delivery that the tests did not think of (ten minutes)
+	MARKETFEED_SOAK=20000 $(BIN)/python -m pytest tests/unit/stream/test_hub_model.py -o timeout=900
+
 clean:  ## remove what the targets made
-	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	rm -rf .venv build dist *.egg-info bench/node_modules bench-peers.json bench-peers.png .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
