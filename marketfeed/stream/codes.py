@@ -37,6 +37,8 @@ class GapReason(IntEnum):
     LAPPED = 1
     #: the position belongs to an earlier life of the server
     EPOCH = 2
+    #: the client moved symbols to other options while it was behind with some of them
+    MOVED = 3
 
 
 class ProtocolError(Exception):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict, deque
 from collections.abc import Iterable
 from dataclasses import dataclass
-from math import inf
+from math import ceil, inf
 from typing import NamedTuple
 
 import numpy as np
@@ -15,19 +16,23 @@ from marketfeed.model.ring import Lost
 from marketfeed.model.store import TickStore
 from marketfeed.model.tick import QUOTE
 from marketfeed.stream import protocol
-from marketfeed.stream.codes import ErrorCode, GapReason, ProtocolError
+from marketfeed.stream.codes import CloseCode, ErrorCode, GapReason, ProtocolError
 from marketfeed.stream.encoding import ENCODINGS, Encoding
-from marketfeed.stream.lane import FRAME_TICKS, Changes, Group, Lane, NotLevel, Subscriber
+from marketfeed.stream.lane import FRAME_TICKS, Changes, Group, Lane, Subscriber
 from marketfeed.stream.link import Link, RawSend, Took
 from marketfeed.stream.session import Session
 from marketfeed.stream.subscription import Options, Rule, Selection, is_glob
 
+log = logging.getLogger("marketfeed.hub")
+
 #: At most so many ticks of the ring are looked through at one go for one subscriber that is behind.
 _SCAN_TICKS = 1 << 16
+#: So many frames a lane may send before the loop may do something else.
+_FRAMES_AT_ONCE = 4
 #: So many sessions that are behind are served before the loop may do something else.
 _SERVED_AT_ONCE = 16
-#: The slowest cadence there is, in coalescing windows (an hour of 5 ms).
-_LONGEST_WINDOWS = 720_000
+#: The slowest cadence there is.
+_LONGEST_SECONDS = 3600.0
 
 
 class Started(NamedTuple):
@@ -39,6 +44,20 @@ class Started(NamedTuple):
     recovered: bool | None = None
     #: what is known to be lost already: a `gap` message
     gap: protocol.Message | None = None
+
+
+class Handover(NamedTuple):
+    """Where some subscribers are, for one that takes instruments from them."""
+
+    #: all up to here each of them has been given
+    low: int
+    #: nothing beyond this has been given to any of them
+    reach: int
+    #: the earliest place of one that is owed only the latest, and of one that is owed every tick; at most ``reach``
+    conflated: int
+    behind: int
+    #: seconds on the hub's clock when a throttled one may have been given something last
+    sent: float
 
 
 @dataclass
@@ -94,15 +113,26 @@ class Hub:
         before something is published, subscribed or writable."""
         self._follow_directory()
         for lane in list(self._lanes.values()):
-            if lane.due() <= now:
+            for _ in range(_FRAMES_AT_ONCE):
+                if lane.due() > now:
+                    break
                 self._flush(lane, now)
         for _ in range(min(_SERVED_AT_ONCE, len(self._servable))):
             session = self._servable.popleft()
             session.servable = False
-            self._serve(session, now)
+            try:
+                self._serve(session, now)
+            except Exception:
+                # A defect, but one client's: the others go on.
+                log.exception("%s: could not be served", session.name)
+                session.end(CloseCode.INTERNAL, protocol.error(ErrorCode.INTERNAL, "internal error"))
+        return self.due()
+
+    def due(self) -> float:
+        """When :meth:`run` has something to do; in the past = now."""
         if self._servable:
-            return now
-        return min((lane.due() for lane in self._lanes.values()), default=inf)
+            return -inf
+        return min([lane.due() for lane in self._lanes.values()], default=inf)
 
     def _follow_directory(self) -> None:
         begin, count = self._instruments_seen, len(self.store.directory)
@@ -115,8 +145,7 @@ class Hub:
 
     def _flush(self, lane: Lane, now: float) -> None:
         if lane.cursor >= lane.until and lane.cursor < self.store.ring.head:
-            lane.until = self.store.ring.head
-            lane.begun = now
+            lane.begin(now)
         before = lane.cursor
         changes = lane.read()
         if changes.lost:
@@ -128,6 +157,10 @@ class Hub:
         if not lane.every and lane.cursor >= lane.until:
             self._begin_late_passes(lane, now)
 
+    def _flush_to(self, lane: Lane, seq: int, now: float) -> None:
+        while lane.cursor < seq:
+            self._flush(lane, now)
+
     def _deliver(self, lane: Lane, changes: Changes, before: int) -> None:
         places, pairs = lane.wanted(changes.ticks)
         if not pairs:
@@ -136,21 +169,26 @@ class Hub:
         pieces_of: dict[Encoding, list[bytes]] = {}
         fast: defaultdict[type[Link], list[tuple[bytes, dict[Subscriber, RawSend]]]] = defaultdict(list)
         careful: list[tuple[bytes, Subscriber]] = []
-        stats = self.stats
+        frames_sent = ticks_sent = 0
         for group, wanted in pairs.items():
-            if not group.ready and not group.careful:
+            ready = group.ready
+            if not ready and not group.careful:
                 continue
             encoding = group.encoding
             pieces = pieces_of.get(encoding)
             if pieces is None:
                 pieces = pieces_of[encoding] = encoding.ticks(ticks, seqs)
-            frame = group.link_type.wrap(encoding.frame([pieces[n] for n in wanted]), encoding.BINARY)
-            if group.ready:
-                fast[group.link_type].append((frame, group.ready))
-            careful += [(frame, subscriber) for subscriber in group.careful]
-            members = len(group.ready) + len(group.careful)
-            stats.frames += members
-            stats.ticks += members * len(wanted)
+            frame = group.wrap(encoding.frame([pieces[n] for n in wanted]), encoding.BINARY)
+            members = len(ready)
+            if members:
+                fast[group.link_type].append((frame, ready))
+            if group.careful:
+                careful += [(frame, subscriber) for subscriber in group.careful]
+                members += len(group.careful)
+            frames_sent += members
+            ticks_sent += members * len(wanted)
+        self.stats.frames += frames_sent
+        self.stats.ticks += ticks_sent
         for link_type, frames in fast.items():
             for subscriber, taken in link_type.deliver(frames):
                 self._stalled(subscriber.session)
@@ -178,7 +216,7 @@ class Hub:
     def _begin_late_passes(self, lane: Lane, now: float) -> None:
         for subscriber in list(lane.behind):
             if subscriber.until is None and subscriber.session.can_take and now >= subscriber.not_before:
-                subscriber.until = lane.cursor
+                subscriber.begin_pass(max(lane.cursor, subscriber.cursor))
                 self._want_service(subscriber.session)
 
     # ---- those who are behind -----------------------------------------------------------------------------------
@@ -220,22 +258,35 @@ class Hub:
                 more |= self._serve_every(subscriber)
         if more:
             self._want_service(session)
-        session.served(now)
 
     def _serve_latest(self, subscriber: Subscriber, now: float) -> bool:
-        """The latest of what changed after its cursor, oldest change first. Returns whether there is more to do."""
+        """One frame of the latest of what changed after its cursor. Returns whether there is more to do."""
         group, until = subscriber.group, subscriber.until
         assert until is not None
         lane = group.lane
-        changed = self.store.latest.since(subscriber.cursor, len(self.directory), until, group.mask(self.store))
-        ticks, seqs = changed.ticks[:FRAME_TICKS], changed.seqs[:FRAME_TICKS]
-        complete = len(changed.ticks) <= FRAME_TICKS
-        if len(ticks) and self._send(subscriber, group.encoding.ticks(ticks, seqs)) is Took.NOTHING:
-            return False
+        mask = group.mask(self.store)
+        mask.reshape(-1)[: subscriber.next_cell] = False
+        # A snapshot ends where every tick goes on. Else there is no end: a symbol that never rests would never come.
+        changed = self.store.latest.since(subscriber.cursor, len(self.directory), until if lane.every else None, mask)
+        ticks, seqs = changed.ticks, changed.seqs
+        complete = len(ticks) <= FRAME_TICKS
         if not complete:
-            subscriber.cursor = int(seqs[-1])
+            # Cell by cell, so that each has its turn however often it changes meanwhile.
+            cells = (ticks["kind"].astype(np.intp) - QUOTE) * self.directory.capacity + ticks["instrument"]
+            chosen = np.argpartition(cells, FRAME_TICKS)[:FRAME_TICKS]
+            next_cell = int(cells[chosen].max()) + 1
+            chosen.sort()
+            ticks, seqs = ticks[chosen], seqs[chosen]
+        if len(ticks):
+            if self._send(subscriber, group.encoding.ticks(ticks, seqs)) is Took.NOTHING:
+                return False
+            subscriber.top = max(subscriber.top, int(seqs[-1]))
+        if not complete:
+            subscriber.next_cell = next_cell
             return True
-        subscriber.cursor, subscriber.until = until, None
+        # In one frame everything up to now was seen; of several the first are old by now.
+        subscriber.cursor = self.store.ring.head if not lane.every and not subscriber.next_cell else until
+        subscriber.until = None
         if now < subscriber.not_before:
             return False
         return not self._join(subscriber) and lane.every
@@ -330,7 +381,6 @@ class Hub:
 
         Raises:
             ProtocolError: the position is not one of this store's.
-            NotLevel: ask again after the session has been served.
         """
         self._follow_directory()
         keys = list(keys)
@@ -341,35 +391,27 @@ class Hub:
         if not moved:
             return Started(self._position(session, set(keys)))
         opened = None if anew else self._open_subscriber(session, options)
-        if not anew:
-            overlapping = self._overlapping(session, moved)
-            if any(s is not opened for s in overlapping) and not self._level(overlapping, now):
-                raise NotLevel
-        self._take_away(session, moved)
-        session.state.update(dict.fromkeys(keys, options))
-        opened = None if anew else self._open_subscriber(session, options)
-        if opened is not None:
+        overlapping = [] if anew else self._overlapping(session, moved)
+        if opened is not None and all(subscriber is opened for subscriber in overlapping):
+            session.state.update(dict.fromkeys(keys, options))
             opened.keys |= moved
             self._regroup(session)
             return Started(opened.position)
+        if overlapping:
+            handover = self._handover(overlapping, now)
+            session.state.update(dict.fromkeys(keys, options))
+            return self._take_over(session, moved, options, handover, now)
 
-        group = self._join_group(session, options, self._selection(session, moved))
-        subscriber = Subscriber(session, options, moved, group)
-        session.subscribers.append(subscriber)
-        self._regroup(session)
+        subscriber = self._add(session, moved, options, keys)
         lane = subscriber.group.lane
-        lane.behind[subscriber] = None
         live = lane.cursor if lane.every else self.store.ring.head
-        if since is not None:
-            started = self._start(subscriber, since)
-        else:
-            started = Started(live)
-        while lane.every and lane.cursor < started.seq:
-            self._flush(lane, now)
+        started = self._start(subscriber, since) if since is not None else Started(live)
+        if lane.every:
+            self._flush_to(lane, started.seq, now)
         live = max(live, started.seq)
         subscriber.cursor = 0 if snapshot else started.seq
         if snapshot or (not lane.every and started.seq < live):
-            subscriber.until = live
+            subscriber.begin_pass(live)
         if anew and not lane.every:
             subscriber.not_before = now + lane.interval
         if subscriber.until is None:
@@ -377,23 +419,25 @@ class Hub:
         self._want_service(session)
         return started
 
-    def unsubscribe(self, session: Session, keys: Iterable[tuple[int, str]], now: float) -> int:
-        """Take symbols away; those it does not have are passed over. Returns the head.
-
-        Raises:
-            NotLevel: ask again after the session has been served.
-        """
+    def unsubscribe(self, session: Session, keys: Iterable[tuple[int, str]], now: float) -> list[protocol.Message]:
+        """Take symbols away; those it does not have are passed over. Returns what is lost by it: `gap` messages."""
         self._follow_directory()
         keys = set(keys) & session.state.keys()
         overlapping = self._overlapping(session, keys)
-        # Another subscriber may have a pattern that covers these symbols too, and is given them now.
-        if len(overlapping) > 1 and not self._level(overlapping, now):
-            raise NotLevel
+        # Where another subscriber has a pattern that covers these symbols too, they are its from now on.
+        heirs: dict[Options, set[tuple[int, str]]] = {}
+        if len(overlapping) > 1:
+            handover = self._handover(overlapping, now)
+            for subscriber in overlapping:
+                heirs.setdefault(subscriber.options, set()).update(_covering(subscriber.keys - keys, keys))
         for key in keys:
             del session.state[key]
         self._take_away(session, keys)
         self._regroup(session)
-        return self.store.ring.head
+        taken = [
+            self._take_over(session, theirs, options, handover, now) for options, theirs in heirs.items() if theirs
+        ]
+        return [started.gap for started in taken if started.gap is not None]
 
     def drop(self, session: Session) -> None:
         """A session has ended."""
@@ -410,39 +454,67 @@ class Hub:
 
     def _overlapping(self, session: Session, keys: set[tuple[int, str]]) -> list[Subscriber]:
         """The session's subscribers who may have instruments that these keys cover too."""
-        globbed = {kind for kind, pattern in keys if is_glob(pattern)}
-        named = {(kind, pattern.rpartition(":")[2]) for kind, pattern in keys}
-        kinds = {kind for kind, _ in keys}
-        return [
-            s
-            for s in session.subscribers
-            if any(
-                kind in globbed or (kind in kinds and is_glob(pattern)) or (kind, pattern.rpartition(":")[2]) in named
-                for kind, pattern in s.keys
-            )
-        ]
+        return [subscriber for subscriber in session.subscribers if _covering(subscriber.keys, keys)]
 
-    def _level(self, subscribers: list[Subscriber], now: float) -> bool:
-        """Bring these subscribers of one session to the head, so that an instrument may go from one to the other with
-        no tick lost, repeated or out of order. False = not possible now: one is behind or its link is full."""
-        head = self.store.ring.head
-        if any(s.until is not None or (s.group.lane.every and not s.in_step) for s in subscribers):
-            return False
-        for subscriber in subscribers:
-            lane = subscriber.group.lane
-            if lane.every:
-                while lane.cursor < head:
-                    self._flush(lane, now)
-                continue
-            if not subscriber.session.can_take:
-                return False
-            if subscriber.in_step:
-                self._leave(subscriber)
-            subscriber.until = head
-            subscriber.not_before = now + lane.interval
-            while subscriber.until is not None and subscriber.session.can_take:
-                self._serve_latest(subscriber, now)
-        return all(s.position == head and s.session.can_take for s in subscribers)
+    def _handover(self, givers: list[Subscriber], now: float) -> Handover:
+        """Where whoever takes instruments from these subscribers has to go on."""
+        every = [giver for giver in givers if giver.group.lane.every]
+        if every:
+            # Those in step come to where the throttled ones may be already.
+            self._flush_to(every[0].group.lane, self.store.ring.head, now)
+        reach = max(giver.reach for giver in givers)
+        return Handover(
+            low=min(giver.position for giver in givers),
+            reach=reach,
+            conflated=min((g.position for g in givers if g not in every or g.until is not None), default=reach),
+            behind=min((g.position for g in every if g.until is None), default=reach),
+            sent=max((g.group.lane.begun for g in givers if g not in every), default=-inf),
+        )
+
+    def _take_over(
+        self,
+        session: Session,
+        keys: set[tuple[int, str]],
+        options: Options,
+        handover: Handover,
+        now: float,
+    ) -> Started:
+        """A new subscriber for these keys, which goes on where others are with the instruments it takes from them."""
+        subscriber = self._add(session, keys, options, ())
+        lane = subscriber.group.lane
+        if lane.every:
+            self._flush_to(lane, handover.reach, now)
+            subscriber.cursor = handover.reach
+            if handover.conflated < handover.reach:
+                subscriber.cursor = handover.conflated
+                subscriber.begin_pass(handover.reach)
+        else:
+            subscriber.cursor = handover.low
+            subscriber.not_before = handover.sent + lane.interval
+        position = handover.reach if lane.every else handover.low
+        gap = None
+        if lane.every and handover.behind < handover.reach:
+            # They are in different places, one of them behind: what lies between cannot be given in order any more.
+            self.stats.gaps += 1
+            self.stats.ticks_lost += handover.reach - handover.behind
+            gap = protocol.gap(handover.behind + 1, handover.reach, GapReason.MOVED)
+        if subscriber.until is None and now >= subscriber.not_before:
+            self._join(subscriber)
+        self._want_service(session)
+        return Started(position, gap=gap)
+
+    def _add(
+        self, session: Session, keys: set[tuple[int, str]], options: Options, named: Iterable[tuple[int, str]]
+    ) -> Subscriber:
+        """A new subscriber, behind, that takes these keys from whoever has them."""
+        self._take_away(session, keys)
+        session.state.update(dict.fromkeys(named, options))
+        group = self._join_group(session, options, self._selection(session, keys))
+        subscriber = Subscriber(session, options, keys, group)
+        session.subscribers.append(subscriber)
+        self._regroup(session)
+        group.lane.behind[subscriber] = None
+        return subscriber
 
     def _position(self, session: Session, keys: set[tuple[int, str]]) -> int:
         """The earliest position of those who have these keys."""
@@ -510,7 +582,7 @@ class Hub:
         Whole coalescing windows, of which only the five leading bits count: at most 3.2 % longer than asked for, and
         some hundred lanes at the most, whatever clients ask.
         """
-        windows = min(max(1, -int(-1.0 / (max_hz * self._coalesce) // 1)), _LONGEST_WINDOWS)
+        windows = max(1, ceil(min(1.0 / max_hz, _LONGEST_SECONDS) / self._coalesce))
         step = 1 << max(0, windows.bit_length() - 5)
         return -(-windows // step) * step * self._coalesce
 
@@ -525,11 +597,23 @@ class Hub:
             old = subscriber.group
             if old.selection == selection:
                 continue
+            if old.members == 1 and self._extend(old, subscriber.options, selection):
+                continue
             subscriber.group = self._join_group(session, subscriber.options, selection)
             old.ready.pop(subscriber, None)
             old.careful.pop(subscriber, None)
             self._leave_group(old, subscriber.options)
         self._place(session)
+
+    def _extend(self, group: Group, options: Options, selection: Selection) -> bool:
+        """Have a group of one take more, where nobody else takes just that already."""
+        groups = group.lane.groups
+        rest = (options, group.encoding, group.link_type)
+        old = group.selection
+        if (selection, *rest) in groups or not group.lane.extend(group, selection):
+            return False
+        groups[(selection, *rest)] = groups.pop((old, *rest))
+        return True
 
     def _selection(self, session: Session, keys: set[tuple[int, str]]) -> Selection:
         rules = {Rule(kind, pattern, True) for kind, pattern in keys}
@@ -568,3 +652,15 @@ class Hub:
         group.lane.behind.pop(subscriber, None)
         self._leave_group(group, subscriber.options)
         self._place(session)
+
+
+def _covering(keys: set[tuple[int, str]], others: set[tuple[int, str]]) -> set[tuple[int, str]]:
+    """Those of the keys that may stand for an instrument that one of the others stands for too."""
+    globbed = {kind for kind, pattern in others if is_glob(pattern)}
+    kinds = {kind for kind, _ in others}
+    named = {(kind, pattern.rpartition(":")[2]) for kind, pattern in others}
+    return {
+        (kind, pattern)
+        for kind, pattern in keys
+        if kind in globbed or (kind in kinds and is_glob(pattern)) or (kind, pattern.rpartition(":")[2]) in named
+    }

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from marketfeed.model.latest import Changed
 from marketfeed.model.ring import Lost
 from marketfeed.model.store import TickStore
-from marketfeed.model.tick import QUOTE, Ticks
+from marketfeed.model.tick import QUOTE, Ticks, empty_ticks
 from marketfeed.stream.encoding import Encoding
 from marketfeed.stream.link import Link, RawSend
 from marketfeed.stream.subscription import CHANNELS, Options, Selection
@@ -23,10 +24,6 @@ if TYPE_CHECKING:
 FRAME_TICKS = 2048
 
 _K = TypeVar("_K")
-
-
-class NotLevel(Exception):
-    """A command moves instruments between subscribers of which one has to be given something first."""
 
 
 class Subscriber:
@@ -46,13 +43,26 @@ class Subscriber:
         self.cursor = 0
         #: set = it is being given the latest of each symbol that changed after ``cursor`` up to here
         self.until: int | None = None
+        #: cells below this one have had their turn in that pass
+        self.next_cell = 0
+        #: the newest that it has been given by itself
+        self.top = 0
         #: (latest lanes) seconds on the hub's clock before which it is given nothing more
-        self.not_before = 0.0
+        self.not_before = -inf
 
     @property
     def position(self) -> int:
         """All up to this sequence number it has been given, or needs no more."""
         return self.group.lane.cursor if self.in_step else self.cursor
+
+    @property
+    def reach(self) -> int:
+        """Nothing beyond this sequence number has been given to it."""
+        return max(self.position, self.until or 0, self.top)
+
+    def begin_pass(self, until: int) -> None:
+        """From now on it is given the latest of each symbol that changed after its cursor."""
+        self.until, self.next_cell = until, 0
 
 
 class Group:
@@ -63,6 +73,7 @@ class Group:
         self.selection = selection
         self.encoding = encoding
         self.link_type = link_type
+        self.wrap = link_type.wrap
         self.members = 0
         #: in step, the session's only subscriber: one send each, with nothing to ask first
         self.ready: dict[Subscriber, RawSend] = {}
@@ -99,6 +110,9 @@ class Changes(NamedTuple):
     cursor: int
 
 
+_NOTHING = Changed(empty_ticks(0), np.zeros(0, np.uint64))
+
+
 class Lane:
     """One cadence: every tick, or the latest of each symbol at an interval.
 
@@ -118,7 +132,13 @@ class Lane:
         self.cursor = store.ring.head
         #: where the pass that has begun ends; = cursor between passes
         self.until = self.cursor
+        #: when the pass that began last was to begin, on the hub's clock
         self.begun = -inf
+        # Loops wake up to a millisecond late, and feeds as they please: a pass may begin a little early, so that one
+        # wake-up does for both, and the next counts from when this one was to begin. Throttled lanes are never early.
+        self._early = min(0.001, interval / 5) if every else 0.0
+        #: (latest) what is still to be sent of the pass that has begun
+        self._rest = _NOTHING
         self.groups: dict[tuple[Selection, Options, Encoding, type[Link]], Group] = {}
         self.behind: dict[Subscriber, None] = {}
         self._routes: dict[int, dict[Group, None]] = {}
@@ -131,13 +151,23 @@ class Lane:
     def due(self) -> float:
         """Seconds on the hub's clock when the next flush may be; infinite = there is nothing to do."""
         if self.cursor < self.until:
-            return self.begun
+            return -inf
         if self.cursor < self._store.ring.head:
-            return self.begun + self.interval
+            return self.begun + self.interval - self._early
         if self.every:
             return inf
         late = (s.not_before for s in self.behind if s.until is None and s.session.can_take)
         return max(self.begun + self.interval, min(late, default=inf))
+
+    def begin(self, now: float) -> None:
+        """Begin a pass: to the head as it is now."""
+        self.until = self._store.ring.head
+        if self.every:
+            self.begun = max(now, self.begun + self.interval)
+        else:
+            # All at once: asked for again from frame to frame, a symbol that never rests would never have its turn.
+            self._rest = self._store.latest.since(self.cursor, len(self._store.directory))
+            self.begun = now
 
     def read(self) -> Changes:
         """What comes after the cursor, at most :data:`FRAME_TICKS`."""
@@ -145,22 +175,19 @@ class Lane:
             span = self._store.read(self.cursor, FRAME_TICKS, self.until)
             seqs = np.arange(span.first, span.first + len(span.ticks), dtype=np.uint64)
             return Changes(span.ticks, seqs, span.lost, span.cursor)
-        changed = self._store.latest.since(self.cursor, len(self._store.directory), self.until)
-        if len(changed.ticks) <= FRAME_TICKS:
-            return Changes(changed.ticks, changed.seqs, None, self.until)
-        seqs = changed.seqs[:FRAME_TICKS]
-        return Changes(changed.ticks[:FRAME_TICKS], seqs, None, int(seqs[-1]))
+        ticks, seqs = self._rest
+        if len(ticks) <= FRAME_TICKS:
+            self._rest = _NOTHING
+            return Changes(ticks, seqs, None, self.until)
+        self._rest = Changed(ticks[FRAME_TICKS:], seqs[FRAME_TICKS:])
+        return Changes(ticks[:FRAME_TICKS], seqs[:FRAME_TICKS], None, int(seqs[FRAME_TICKS - 1]))
 
     def wanted(self, ticks: Ticks) -> tuple[NDArray[np.intp], dict[Group, list[int]]]:
         """Which ticks anyone wants (their places, ascending), and each group's ticks (places in those places)."""
         kinds = ticks["kind"].astype(np.intp) - QUOTE
         cells = ticks["instrument"] + kinds * self._capacity
         hit = self._routed[cells]
-        wide = {
-            (feed, kind): [g for name in (None, text) for g in self._wide.get((name, kind), ())]
-            for feed, text in enumerate(self._store.directory.feeds() if self._wide else ())
-            for kind in CHANNELS.values()
-        }
+        wide = self._wide_groups() if self._wide else {}
         for (feed, kind), groups in wide.items():
             if groups:
                 hit |= (ticks["feed"] == feed) & (kinds == kind - QUOTE)
@@ -181,6 +208,14 @@ class Lane:
             for group in mixed:
                 pairs[group].sort()
         return places, pairs
+
+    def _wide_groups(self) -> dict[tuple[int, int], list[Group]]:
+        """(feed, kind) -> the groups that take all of it."""
+        return {
+            (feed, kind): [group for name in (None, text) for group in self._wide.get((name, kind), ())]
+            for feed, text in enumerate(self._store.directory.feeds())
+            for kind in CHANNELS.values()
+        }
 
     def add(self, group: Group) -> None:
         """Route to this group what it selects, now and when it appears."""
@@ -214,12 +249,32 @@ class Lane:
         for group in waiting:
             self._route(group, begin)
 
-    def _route(self, group: Group, begin: int) -> None:
+    def extend(self, group: Group, selection: Selection) -> bool:
+        """Give a group a selection that takes what it took and more, at the cost of what is more.
+
+        False = it is not that simple, and nothing was done.
+        """
+        added = selection.rules - group.selection.rules
+        if not group.selection.rules <= selection.rules or any(rule.pattern == "*" for rule in added):
+            return False
+        if not all(rule.take for rule in selection.rules):
+            return False
+        more = Selection(selection.feed, added)
+        group.selection = selection
+        for name in more.names():
+            self._by_name.setdefault(name, {})[group] = None
+        if more.has_globs():
+            self._globbing[group] = None
+        self._route(group, 0, more)
+        return True
+
+    def _route(self, group: Group, begin: int, selection: Selection | None = None) -> None:
+        """Route to the group what it selects, or what this selection does, of the instruments from id ``begin`` on."""
         if len(group.wide) == len(CHANNELS):
             return
         cells = [
             i + (kind - QUOTE) * self._capacity
-            for kind, i in group.selection.resolve(self._store.directory, begin)
+            for kind, i in (selection or group.selection).resolve(self._store.directory, begin)
             if kind not in group.wide
         ]
         for cell in cells:

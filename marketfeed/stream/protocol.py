@@ -35,9 +35,23 @@ class Auth(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="a
     token: str = ""
 
 
+NOT_SERVED = (
+    "bars", "updatedBars", "dailyBars", "statuses", "lulds", "corrections", "cancelErrors", "orderbooks",
+)  # fmt: skip
+
+
 class _Symbols(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="action"):
     quotes: list[str] = []
     trades: list[str] = []
+    # Alpaca's other channels: clients name them all, empty where they want none.
+    bars: list[str] = []
+    updatedBars: list[str] = []
+    dailyBars: list[str] = []
+    statuses: list[str] = []
+    lulds: list[str] = []
+    corrections: list[str] = []
+    cancelErrors: list[str] = []
+    orderbooks: list[str] = []
 
     def patterns(self) -> list[tuple[int, str]]:
         """(kind, pattern) of every symbol named, once each, in the order they were named.
@@ -45,6 +59,10 @@ class _Symbols(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         Raises:
             ProtocolError: one of them is not a pattern, or there is none.
         """
+        for channel in NOT_SERVED:
+            if getattr(self, channel):
+                served = ", ".join(CHANNELS)
+                raise ProtocolError(ErrorCode.SYNTAX, f"channel {channel!r} is not served; there are: {served}")
         named = {(kind, pattern): None for channel, kind in CHANNELS.items() for pattern in getattr(self, channel)}
         if not named:
             raise ProtocolError(ErrorCode.SYNTAX, f"names no symbols: give {' or '.join(CHANNELS)}")
@@ -59,7 +77,7 @@ class _Symbols(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 class Subscribe(_Symbols, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="subscribe"):
     """Adds symbols, with options that hold for the symbols of this command."""
 
-    max_hz: Annotated[float, msgspec.Meta(gt=0, le=1_000_000)] | None = None
+    max_hz: Annotated[float, msgspec.Meta(ge=0.001, le=1_000_000)] | None = None
     snapshot: bool = False
     since: Position | str | None = None
 
@@ -88,12 +106,12 @@ def decode_command(data: str | bytes) -> Command:
         return _json.decode(data) if isinstance(data, str) else _msgpack.decode(data)
     except msgspec.ValidationError as error:
         text = str(error)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
         text = f"invalid {'JSON' if isinstance(data, str) else 'msgpack'}: {error}"
     raise ProtocolError(ErrorCode.SYNTAX, text[: 2 * _QUOTE_CHARS])
 
 
-_RFC3339 = re.compile(r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d:\d\d)(?:\.(\d{1,9})\d*)?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
+_RFC3339 = re.compile(r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d:\d\d)(?:\.(\d{1,9})\d*)?([Zz]|[+-]\d\d:[0-5]\d)", re.ASCII)
 
 
 def parse_time(text: str) -> int:

@@ -62,10 +62,10 @@ def _matcher(pattern: str) -> Callable[[str], object]:
     return re.compile(fnmatch.translate(pattern.replace("[", "[[]"))).match
 
 
-def _rank(rule: Rule) -> tuple[bool, int, str]:
-    """Smaller = more specific: a plain symbol, then the glob with the most letters of its own."""
-    literal = len(rule.pattern) - rule.pattern.count("*") - rule.pattern.count("?")
-    return is_glob(rule.pattern), -literal, rule.pattern
+def _rank(glob: Rule) -> tuple[int, str]:
+    """Smaller = more specific: the glob with the most letters of its own."""
+    literal = len(glob.pattern) - glob.pattern.count("*") - glob.pattern.count("?")
+    return -literal, glob.pattern
 
 
 class Selection:
@@ -88,11 +88,11 @@ class Selection:
         # Of each kind: what its plain symbols say, and its globs from the most specific to the least.
         self._exact: dict[int, dict[str, bool]] = {kind: {} for kind in CHANNELS.values()}
         self._globs: dict[int, list[tuple[str, bool]]] = {kind: [] for kind in CHANNELS.values()}
-        for rule in sorted(self.rules, key=_rank):
-            if is_glob(rule.pattern):
-                self._globs[rule.kind].append((rule.pattern, rule.take))
-            else:
+        for rule in self.rules:
+            if not is_glob(rule.pattern):
                 self._exact[rule.kind][rule.pattern] = rule.take
+        for rule in sorted((rule for rule in self.rules if is_glob(rule.pattern)), key=_rank):
+            self._globs[rule.kind].append((rule.pattern, rule.take))
 
     def __hash__(self) -> int:
         return self._hash

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from marketfeed.stream.codes import CloseCode, ErrorCode, GapReason
-from marketfeed.stream.protocol import MESSAGE_TYPES, Command, Subscribe
+from marketfeed.stream.protocol import MESSAGE_TYPES, NOT_SERVED, Command, Subscribe
 from marketfeed.stream.subscription import CHANNELS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -34,6 +34,8 @@ def test_every_reason_of_a_gap_has_a_row(reason):
     assert re.search(rf"^\| `{reason}` \| \S", PROTOCOL, re.MULTILINE)
 
 
-@pytest.mark.parametrize("option", [name for name in Subscribe.__struct_fields__ if name not in CHANNELS])
+@pytest.mark.parametrize(
+    "option", [name for name in Subscribe.__struct_fields__ if name not in (*CHANNELS, *NOT_SERVED)]
+)
 def test_every_option_of_subscribe_has_a_row(option):
     assert re.search(rf"^\| `{option}` \| \S", PROTOCOL, re.MULTILINE)
