@@ -53,6 +53,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("origin", str, (), "URL", "pages of this origin may connect too; * = any", many=True),
     Setting("max_connections", int, 10_000, "connections", "how many there may be at a time", least=1, most=1_000_000),
     Setting("max_symbols", int, 10_000, "symbols", "how many one connection may subscribe to", least=1, most=1_000_000),
+    Setting("max_globs", int, 100, "globs", "how many of them may be globs", least=0, most=1_000_000),
     Setting("max_message", int, 65_536, "bytes", "how long a client's message may be", least=1024, most=1 << 26),
     Setting("write_timeout", float, 60.0, "s", "cut a client that takes nothing for so long", least=1, most=86_400),
     Setting("certfile", str, "", "path", "TLS certificate chain, PEM"),
@@ -74,6 +75,9 @@ class Config:
         return self.values[name]
 
 
+_TYPES = {int: "a whole number", float: "a number", str: "text"}
+
+
 def load(path: str | None, given: Mapping[str, Any], feeds: tuple[str, ...]) -> Config:
     """Defaults, then the file's, then those given on the command line (None = not given).
 
@@ -85,6 +89,8 @@ def load(path: str | None, given: Mapping[str, Any], feeds: tuple[str, ...]) -> 
     values |= {name: value for name, value in given.items() if value not in (None, ())}
     for setting in SETTINGS:
         values[setting.name] = _check(setting, values[setting.name])
+    if values["keyfile"] and not values["certfile"]:
+        raise ConfigError("keyfile is of no use without certfile")
     try:
         specs = [FeedSpec.parse(text) for text in feeds] or file_feeds or [FeedSpec.parse("sim")]
     except FeedError as error:
@@ -98,10 +104,10 @@ def load(path: str | None, given: Mapping[str, Any], feeds: tuple[str, ...]) -> 
 
 def _read(path: str) -> tuple[dict[str, Any], list[FeedSpec]]:
     try:
-        document = tomllib.loads(Path(path).read_text())
+        document = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:  # not TOML, not UTF-8, or a number too long to read
         raise ConfigError(f"{path}: {error}") from None
     known = {setting.name for setting in SETTINGS}
     server, tables = document.pop("server", {}), document.pop("feeds", [])
@@ -126,14 +132,14 @@ def _check(setting: Setting, value: Any) -> Any:
 
 
 def _check_one(setting: Setting, value: Any) -> Any:
-    if setting.type is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
-    if not isinstance(value, setting.type) or isinstance(value, bool):
-        raise ConfigError(f"{setting.name} is {setting.unit}, not {value!r}")
+    kind: Any = (int, float) if setting.type is float else setting.type
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise ConfigError(f"{setting.name} is {_TYPES[setting.type]} ({setting.unit}), not {value!r}")
     if not isinstance(value, str) and not setting.least <= value <= setting.most:
-        raise ConfigError(f"{setting.name} is {setting.least:g} to {setting.most:g} {setting.unit}, not {value}")
+        raise ConfigError(f"{setting.name} is {setting.least:,} to {setting.most:,} {setting.unit}, not {value}")
     if setting.choices and value not in setting.choices:
         raise ConfigError(f"{setting.name} is one of {', '.join(setting.choices)}, not {value}")
     if setting.power_of_two and int(value).bit_count() != 1:
         raise ConfigError(f"{setting.name} is a power of two, not {value}")
-    return value
+    # The range was looked at before: not every integer fits into a float.
+    return setting.type(value)

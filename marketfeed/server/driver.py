@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from math import inf
+from math import ceil, inf
 
 from marketfeed.stream.hub import Hub
 
 log = logging.getLogger("marketfeed.driver")
 
+#: How long a hub that failed is left alone.
+_PAUSE_SECONDS = 1.0
+
 
 class Driver:
-    """Calls :meth:`Hub.run` soon after :meth:`wake`, and again when the hub said."""
+    """Calls :meth:`Hub.run` soon after it was woken, and again when the hub said."""
 
     def __init__(self, hub: Hub, loop: asyncio.AbstractEventLoop) -> None:
         self._hub = hub
@@ -22,9 +25,14 @@ class Driver:
         self.clock = loop.time
 
     def wake(self) -> None:
-        """Something was published, asked for, or became writable. Cheap: many wakes make one run."""
+        """Something was asked for, or became writable. Cheap: many wakes make one run."""
         if self._at > 0.0:
             self._schedule(0.0)
+
+    def published(self) -> None:
+        """Ticks were published. Cheaper still: where a run is to come in time for them, nothing is done."""
+        if self._at > 0.0 and (at := self._hub.due()) < self._at:
+            self._schedule(0.0 if at <= self._loop.time() else at)
 
     def _schedule(self, at: float) -> None:
         if self._timer is not None:
@@ -35,7 +43,9 @@ class Driver:
         elif at <= 0.0:
             self._timer = self._loop.call_soon(self._run)
         else:
-            self._timer = self._loop.call_at(at, self._run)
+            # Loops count in milliseconds: one that is rounded down comes too early, finds nothing due, and spins.
+            delay = ceil((at - self._loop.time()) * 1000) / 1000
+            self._timer = self._loop.call_later(delay, self._run)
 
     def _run(self) -> None:
         self._timer, self._at = None, inf
@@ -44,8 +54,13 @@ class Driver:
             again = self._hub.run(now)
         except Exception:
             log.exception("the hub failed; going on in a second")
-            again = now + 1.0
-        self._schedule(0.0 if again <= now else again)
+            if self._at != -inf:
+                self._schedule(now + _PAUSE_SECONDS)
+                self._at = 0.0  # no wake shortens it: every tick would bring the same failure
+            return
+        # A wake meanwhile is kept, and so is a close.
+        if self._at > 0.0:
+            self._schedule(0.0 if again <= now else again)
 
     def close(self) -> None:
         """Run no more."""

@@ -13,7 +13,6 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from typing import Any
 
-from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 
 from marketfeed.feed import FeedError
@@ -24,6 +23,7 @@ from marketfeed.server.app import make_app
 from marketfeed.server.auth import authenticator
 from marketfeed.server.config import Config, ConfigError
 from marketfeed.server.driver import Driver
+from marketfeed.server.limited import LimitedServer
 from marketfeed.stream.hub import Hub
 from marketfeed.transports.base import Gate, Limits
 
@@ -62,13 +62,16 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 async def _serve(config: Config, on_ready: Callable[[str], None]) -> None:
     loop = asyncio.get_running_loop()
-    store = TickStore.create(config["ring_ticks"], config["instruments"])
+    try:
+        store = TickStore.create(config["ring_ticks"], config["instruments"])
+    except MemoryError:
+        raise ConfigError(f"not enough memory for ring_ticks = {config['ring_ticks']:,}") from None
     hub = Hub(store, config["coalesce_ms"] / 1000)
     driver = Driver(hub, loop)
     runners = []
     for spec in config.feeds:
         try:
-            runners.append(FeedRunner(spec.name, spec.build(), store, SystemClock(), driver.wake))
+            runners.append(FeedRunner(spec.name, spec.build(), store, SystemClock(), driver.published))
         except FeedError as error:
             raise FeedError(f"feed {spec.name}: {error}") from None
     try:
@@ -78,13 +81,21 @@ async def _serve(config: Config, on_ready: Callable[[str], None]) -> None:
     limits = Limits(
         connections=_connections(config["max_connections"]),
         symbols=config["max_symbols"],
+        globs=config["max_globs"],
         message_bytes=config["max_message"],
         write_seconds=config["write_timeout"],
     )
     gate = Gate(hub, driver.wake, driver.clock, version("marketfeed"), limits, keys)
     app = make_app(gate, lambda: _status(store, hub, gate, runners), config["origin"])
     tls = _tls(config)
-    server = HTTPServer(app, idle_connection_timeout=_IDLE_SECONDS, ssl_options=tls)
+    server = LimitedServer(
+        _descriptors() - _SPARE_DESCRIPTORS,
+        app,
+        idle_connection_timeout=_IDLE_SECONDS,
+        body_timeout=_IDLE_SECONDS,
+        max_body_size=config["max_message"],
+        ssl_options=tls,
+    )
     try:
         sockets = bind_sockets(config["port"], config["host"], backlog=_BACKLOG)
     except OSError as error:
@@ -130,16 +141,21 @@ async def _drained(gate: Gate) -> None:
             await gate.emptied()
 
 
-def _connections(wanted: int) -> int:
-    """How many connections there may be: at the limit of descriptors Tornado's accept loop would spin."""
+def _descriptors() -> int:
+    """How many files and sockets this process may have open: as many as it may be allowed."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft < hard:
+    if soft != hard and hard != resource.RLIM_INFINITY:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    # Behind an unlimited hard limit the soft one is what was set.
-    possible = resource.getrlimit(resource.RLIMIT_NOFILE)[0] - _SPARE_DESCRIPTORS
-    if 0 < possible < wanted:
-        log.warning("at most %d connections instead of %d: the limit of open files is %d", possible, wanted, hard)
-        return possible
+        soft = hard
+    return soft
+
+
+def _connections(wanted: int) -> int:
+    """How many sessions there may be, so that there is room to turn others away in order."""
+    possible = _descriptors() - 2 * _SPARE_DESCRIPTORS
+    if possible < wanted:
+        log.warning("at most %d connections instead of %d: the limit of open files", possible, wanted)
+        return max(1, possible)
     return wanted
 
 

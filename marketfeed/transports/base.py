@@ -27,6 +27,8 @@ class Limits:
     connections: int = 10_000
     #: symbols and globs of one session
     symbols: int = 10_000
+    #: how many of them may be globs
+    globs: int = 100
     #: bytes of one message from a client
     message_bytes: int = 64 * 1024
     #: seconds to authenticate in, where keys are set
@@ -107,10 +109,14 @@ class Gate:
             feed,
             self._authenticate,
             self.limits.symbols,
+            self.limits.globs,
         )
-        if len(self._sessions) >= self.limits.connections or self._closing:
-            code = CloseCode.SHUTDOWN if self._closing else CloseCode.CONNECTION_LIMIT
-            session.end(code, protocol.error(ErrorCode.CONNECTION_LIMIT, "connection limit exceeded"))
+        if self._closing:
+            session.end(CloseCode.SHUTDOWN)
+            return session
+        if len(self._sessions) >= self.limits.connections:
+            full = protocol.error(ErrorCode.CONNECTION_LIMIT, "connection limit exceeded")
+            session.end(CloseCode.CONNECTION_LIMIT, full)
             return session
         self._sessions[connection] = session
         if not session.authenticated:
@@ -138,6 +144,12 @@ class Gate:
         if session is not None:
             self.hub.stalled(session)
 
+    def end(self, connection: Connection, code: CloseCode) -> None:
+        """The transport finds that a connection has to end."""
+        session = self._sessions.get(connection)
+        if session is not None:
+            session.end(code)
+
     def left(self, connection: Connection) -> None:
         """A client has gone. May be called twice."""
         session = self._sessions.pop(connection, None)
@@ -154,8 +166,13 @@ class Gate:
         for connection in late:
             del self._waiting[connection]
             self._sessions[connection].auth_timeout()
-        for connection in list(self._sessions):
-            connection.check(now)
+        for connection, session in list(self._sessions.items()):
+            try:
+                connection.check(now)
+            except Exception:
+                # A defect, but one client's: the others go on.
+                log.exception("%s: could not be checked", session.name)
+                self.end(connection, CloseCode.INTERNAL)
 
     def close(self) -> None:
         """Let nobody in any more, and ask all to go and come again (to another server, or to this one's next life)."""

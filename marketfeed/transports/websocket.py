@@ -10,16 +10,23 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import contextlib
 import logging
 import ssl
 import struct
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, cast
 
 from tornado.httputil import HTTPServerRequest
 from tornado.iostream import StreamClosedError
 from tornado.web import HTTPError
-from tornado.websocket import WebSocketHandler, WebSocketProtocol, WebSocketProtocol13, _WebSocketParams
+from tornado.websocket import (
+    WebSocketClosedError,
+    WebSocketHandler,
+    WebSocketProtocol,
+    WebSocketProtocol13,
+    _WebSocketParams,
+)
 
 from marketfeed.stream.codes import CloseCode
 from marketfeed.stream.encoding import ENCODINGS
@@ -31,7 +38,21 @@ from marketfeed.transports.base import Gate
 log = logging.getLogger("marketfeed.websocket")
 
 _SUBPROTOCOL = "marketfeed."
-_TEXT, _BINARY = 0x81, 0x82  # FIN and opcode
+_FIN_TEXT, _FIN_BINARY = 0x81, 0x82
+
+
+def _head(n: int, binary: bool) -> bytes:
+    """The header of a frame whose payload has so many bytes."""
+    first = _FIN_BINARY if binary else _FIN_TEXT
+    if n < 126:
+        return struct.pack("!BB", first, n)
+    if n < 1 << 16:
+        return struct.pack("!BBH", first, 126, n)
+    return struct.pack("!BBQ", first, 127, n)
+
+
+#: Headers of text and of binary frames, by the length of the payload: the usual ones need not be made again.
+_HEADS = tuple(tuple(_head(n, binary) for n in range(4096)) for binary in (False, True))
 
 
 class _Protocol(WebSocketProtocol13):
@@ -57,9 +78,9 @@ class WebSocketLink:
         self._stream = handler.ws_connection.stream
         self._tls = isinstance(self._stream.socket, ssl.SSLSocket)
         self.raw_send: RawSend = self._send_through_stream if self._tls else self._stream.socket.send
-        #: writes that the socket has not taken yet, and since when there are any
+        #: writes that the socket has not taken yet; what it has taken of all, and when that was seen to grow
         self._unfinished = 0
-        self._full_since = 0.0
+        self._progress = (0, 0.0)
         self._closing = False
         self.heard = gate.clock()
         self._pinged: float | None = None
@@ -68,12 +89,9 @@ class WebSocketLink:
     def wrap(payload: bytes, binary: bool) -> bytes:
         """An unmasked, unfragmented frame (RFC 6455, 5.2)."""
         n = len(payload)
-        first = _BINARY if binary else _TEXT
-        if n < 126:
-            return struct.pack("!BB", first, n) + payload
-        if n < 1 << 16:
-            return struct.pack("!BBH", first, 126, n) + payload
-        return struct.pack("!BBQ", first, 127, n) + payload
+        if n < len(_HEADS[0]):
+            return _HEADS[binary][n] + payload
+        return _head(n, binary) + payload
 
     @staticmethod
     def deliver(frames: Iterable[tuple[bytes, Mapping[Subscriber, RawSend]]]) -> list[tuple[Subscriber, bool]]:
@@ -85,13 +103,12 @@ class WebSocketLink:
                     sent = send(frame)
                 except BlockingIOError:
                     sent = 0
-                except OSError:
-                    # Tornado finds out by itself, on its next read, and closes.
+                except OSError as error:
+                    cast(WebSocketLink, subscriber.session.link)._cut(error)
                     full.append((subscriber, False))
                     continue
                 if sent != n:
-                    link = subscriber.session.link
-                    assert isinstance(link, WebSocketLink)
+                    link = cast(WebSocketLink, subscriber.session.link)
                     full.append((subscriber, link._finish(frame, sent)))
         return full
 
@@ -102,11 +119,17 @@ class WebSocketLink:
             sent = self.raw_send(frame)
         except BlockingIOError:
             sent = 0
-        except OSError:
+        except OSError as error:
+            self._cut(error)
             return Took.NOTHING
         if sent == len(frame):
             return Took.MORE
         return Took.LAST if self._finish(frame, sent) else Took.NOTHING
+
+    def _cut(self, error: OSError) -> None:
+        """Nothing can be sent any more: Tornado is told, and tells the gate when all is closed."""
+        log.debug("%s: %s", self._handler.name, error)
+        self._stream.close(exc_info=error)
 
     def _finish(self, frame: bytes, sent: int) -> bool:
         """Leave the rest of a frame to the stream, which writes it when the socket takes it. False = it is closed."""
@@ -136,7 +159,7 @@ class WebSocketLink:
     def _wait_for(self, done: asyncio.Future[None]) -> None:
         """Nobody may send past what is in the stream's buffer until it is gone."""
         if not self._unfinished:
-            self._full_since = self._gate.clock()
+            self._progress = (0, self._gate.clock())
         self._unfinished += 1
         done.add_done_callback(self._finished)
 
@@ -156,20 +179,22 @@ class WebSocketLink:
         if self._closing:
             return
         if self._unfinished:
-            if now - self._full_since > limits.write_seconds:
+            taken, since = self._progress
+            if self._stream._total_write_done_index > taken:
+                self._progress = (self._stream._total_write_done_index, now)
+            elif now - since > limits.write_seconds:
                 log.warning("%s: took nothing for %.0f s", self._handler.name, limits.write_seconds)
                 self._closing = True
                 self._stream.close()
         elif self._pinged is not None:
             if now - self._pinged > limits.ping_seconds:
                 log.info("%s: no pong for %.0f s", self._handler.name, limits.ping_seconds)
-                self.close(CloseCode.PONG_TIMEOUT, "pong timeout")
+                self._gate.end(self, CloseCode.PONG_TIMEOUT)
         elif now - self.heard > limits.ping_seconds:
             self._pinged = now
-            try:
+            # A connection that has just gone is not pinged: Tornado tells the gate of it.
+            with contextlib.suppress(StreamClosedError, WebSocketClosedError):
                 self._handler.ping(b"")
-            except StreamClosedError:
-                self._gate.left(self)
 
     def close(self, code: CloseCode | int, reason: str) -> None:
         # Tornado waits 5 s for the client's answer and then cuts.
@@ -244,12 +269,12 @@ class StreamHandler(WebSocketHandler):
 def _credentials(request: HTTPServerRequest) -> Auth | None:
     """Those of the handshake's headers: Alpaca's pair, a bearer token, or basic (key and secret)."""
     headers = request.headers
-    key, secret = headers.get("APCA-API-KEY-ID"), headers.get("APCA-API-SECRET-KEY")
+    key, secret = _utf8(headers.get("APCA-API-KEY-ID", "")), _utf8(headers.get("APCA-API-SECRET-KEY", ""))
     if key or secret:
-        return Auth(key=key or "", secret=secret or "")
+        return Auth(key=key, secret=secret)
     scheme, _, value = headers.get("Authorization", "").partition(" ")
     if scheme.lower() == "bearer":
-        return Auth(token=value.strip())
+        return Auth(token=_utf8(value.strip()))
     if scheme.lower() == "basic":
         try:
             name, _, password = base64.b64decode(value, validate=True).decode().partition(":")
@@ -257,6 +282,11 @@ def _credentials(request: HTTPServerRequest) -> Auth | None:
             return Auth()
         return Auth(key=name, secret=password)
     return None
+
+
+def _utf8(value: str) -> str:
+    """A header's bytes, which Tornado reads as Latin-1, read as UTF-8."""
+    return value.encode("latin-1").decode(errors="replace")
 
 
 def routes(gate: Gate) -> list[tuple[str, type[WebSocketHandler], dict[str, Any]]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import socket
 import ssl
@@ -35,10 +36,13 @@ async def next_of(ws, *kinds: str) -> dict:
 
 async def ended(ws) -> int:
     """The close code."""
-    async with asyncio.timeout(BOUND):
-        with pytest.raises(ConnectionClosed) as closed:
-            while True:
-                await ws.recv()
+
+    async def read_on() -> None:
+        while True:
+            await ws.recv()
+
+    with pytest.raises(ConnectionClosed) as closed:
+        await asyncio.wait_for(read_on(), BOUND)
     return closed.value.rcvd.code
 
 
@@ -83,6 +87,7 @@ def test_whatever_a_client_sends_it_is_told_what_is_wrong_and_keeps_its_connecti
         '{"action":"subscribe","quotes":["A"],"max_hz":0}': "max_hz",
         '{"action":"subscribe","quotes":["A"],"max_hz":"4"}': "max_hz",
         '{"action":"subscribe","quotes":["A"],"colour":1}': "colour",
+        '{"action":"subscribe","quotes":["A"],"bars":["A"]}': "not served",
         '{"action":"subscribe","quotes":["A"],"since":"yesterday"}': "RFC 3339",
         '{"action":"subscribe","quotes":["A"],"since":"2024-13-01T00:00:00Z"}': "RFC 3339",
         '{"action":"subscribe","quotes":["A"],"since":{"seq":5}}': "epoch",
@@ -287,7 +292,7 @@ def test_the_status_counts_what_was_delivered():
         (["--feed", "replay:not-there.csv"], "not-there.csv"),
         (["--feed", "sim", "--feed", "sim"], "two feeds are named 'sim'"),
         (["--ring-ticks", "1000000"], "power of two"),
-        (["--port", "70000"], "0 to 65535"),
+        (["--port", "70000"], "0 to 65,535"),
         (["--host", "203.0.113.1"], "cannot listen on 203.0.113.1"),
         (["--config", "not-there.toml"], "not-there.toml"),
         (["--certfile", "not-there.pem"], "not-there.pem"),
@@ -352,6 +357,22 @@ def test_a_client_that_cuts_the_connection_leaves_nothing_behind():
                     await asyncio.sleep(0.05)
 
         asyncio.run(conversation())
+
+
+def test_connections_that_only_cost_descriptors_do_not_keep_others_out():
+    """Half-sent requests are closed in time, and bodies are bounded: neither fills the server."""
+    with server("--feed", SIM) as address:
+        port = urlsplit(address).port
+        with contextlib.ExitStack() as stack:
+            slow = [stack.enter_context(socket.create_connection(("127.0.0.1", port))) for _ in range(50)]
+            for each in slow:
+                each.settimeout(BOUND)
+                each.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n")
+            large = stack.enter_context(socket.create_connection(("127.0.0.1", port)))
+            large.settimeout(BOUND)
+            large.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 90000000\r\n\r\n")
+            assert large.recv(100).startswith(b"HTTP/1.1 400")
+            assert all(each.recv(1) == b"" for each in slow)
 
 
 def test_a_client_that_dribbles_its_headers_is_closed():
