@@ -22,7 +22,7 @@ MAX_RATE = 1_000_000
 BLOCK = 8_192
 
 _SECOND_NS = 1_000_000_000
-_WAKE_NS = 1_000_000
+_WAKE_NS = 5_000_000
 _MAX_BEHIND_NS = _SECOND_NS
 
 #: Price bands by opening price: from, tick size = unit / scale. A price is an integer times the unit, divided by the
@@ -211,7 +211,9 @@ class SimFeed:
         self._market = SimMarket(self._symbols, self._seed)
         self._start_ns = now_ns
         self._done = 0
-        self._left = (empty_ticks(0), np.zeros(0, np.intp))
+        #: what is left of the block that was made last, and whether it has the symbol
+        self._left = empty_ticks(0)
+        self._known = np.ones(0, np.bool_)
         self._told_ns: int | None = None
 
     def poll(self, now_ns: int) -> Poll:
@@ -219,19 +221,25 @@ class SimFeed:
         due = -(-(now_ns - self._start_ns + 1) * self._rate // _SECOND_NS) - self._done
         if due <= 0:
             return Poll(empty_ticks(0), self._next_wake(now_ns))
-        if not len(self._left[0]):
-            self._left = self._market.block()
-        n = min(due, len(self._left[0]))
-        ticks, symbol = self._left[0][:n], self._left[1][:n]
-        self._left = (self._left[0][n:], self._left[1][n:])
-        ticks["ts_event"] = tick_times(self._start_ns, self._rate, self._done, n)
-        ticks["venue_seq"] = np.arange(self._done + 1, self._done + n + 1)
-        ids = self._ids[symbol]
-        ticks["instrument"] = ids
+        if not len(self._left):
+            self._next_block()
+        n = min(due, len(self._left))
+        ticks, self._left = self._left[:n], self._left[n:]
         self._done += n
         if self._refused:
-            ticks = ticks[ids >= 0]
+            known, self._known = self._known[:n], self._known[n:]
+            ticks = ticks[known]
         return Poll(ticks, now_ns if due > n else self._next_wake(now_ns))
+
+    def _next_block(self) -> None:
+        """Make the next ticks, with all that is known of them before they are due."""
+        self._left, symbol = self._market.block()
+        n = len(self._left)
+        ids = self._ids[symbol]
+        self._known = ids >= 0
+        self._left["instrument"] = ids
+        self._left["venue_seq"] = np.arange(self._done + 1, self._done + n + 1)
+        self._left["ts_event"] = tick_times(self._start_ns, self._rate, self._done, n)
 
     def close(self) -> None:
         """Nothing is held."""
@@ -243,7 +251,7 @@ class SimFeed:
         due = self._due_ns(self._done)
         if self._rate * _WAKE_NS <= _SECOND_NS:
             return due
-        # Batches are cheaper than ticks: one wake-up a millisecond, on a fixed grid so that delays do not add up.
+        # Batches are cheaper than ticks: one wake-up every 5 ms, on a fixed grid so that delays do not add up.
         return max(due, now_ns - (now_ns - self._start_ns) % _WAKE_NS + _WAKE_NS)
 
     def _bound_delay(self, now_ns: int) -> None:
@@ -255,6 +263,7 @@ class SimFeed:
         else:
             return
         self._start_ns += shift
+        self._left["ts_event"] += shift
         # A machine that is too slow for the rate comes here at every poll.
         if self._told_ns is None or abs(now_ns - self._told_ns) > 60 * _SECOND_NS:
             log.warning(

@@ -153,7 +153,9 @@ class FeedRunner:
                     self._feed.close()
                     log.info("feed %s: ended after %d ticks", self.name, self.stats.ticks)
                     return
-                wait = max(0.0, (due - self._clock.now_ns()) / 1e9)
+                # Whole milliseconds, as loops count: a wait that is rounded down ends too early, finds nothing due,
+                # and is followed by one of zero, again and again.
+                wait = max(0, -(-(due - self._clock.now_ns()) // 1_000_000)) / 1000
             await self._sleep(wait)
 
     def close(self) -> None:

@@ -10,6 +10,9 @@ from marketfeed.model.tick import QUOTE, RAW, TICK, TRADE, Ticks
 #: The kinds that have a last value, in the order of their rows in the table.
 KINDS = (QUOTE, TRADE)
 
+#: So many rows are taken in one by one: the calls into numpy for all at once take longer.
+_FEW = 12
+
 _ATTEMPTS = 8
 
 
@@ -53,6 +56,9 @@ class LatestTable:
         Only the one writer may call this.
         """
         n = len(batch)
+        if n <= _FEW:
+            self._update_few(batch, first)
+            return
         # Kinds are 1 and 2; every other kind has no last value.
         cell = batch["instrument"] + (batch["kind"].astype(np.int64) - QUOTE) * self.capacity
         seqs = np.arange(first, first + n, dtype=np.uint64)
@@ -69,6 +75,16 @@ class LatestTable:
             cell, seqs, raw = cell[last], seqs[last], raw[last]
         self._raw[cell] = raw
         self._seqs[cell] = seqs
+
+    def _update_few(self, batch: Ticks, first: int) -> None:
+        rows = np.ascontiguousarray(batch).view(RAW)
+        cells = zip(batch["instrument"].tolist(), batch["kind"].tolist(), strict=True)
+        for n, (instrument, kind) in enumerate(cells):
+            if kind in KINDS:
+                cell = instrument + (kind - QUOTE) * self.capacity
+                self._claims[cell] = first + n
+                self._raw[cell] = rows[n]
+                self._seqs[cell] = first + n
 
     def since(
         self,
