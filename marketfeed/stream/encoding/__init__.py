@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from marketfeed.model.instruments import InstrumentDirectory
 from marketfeed.model.tick import Ticks
+from marketfeed.stream.encoding.fields import FIELDS, check_fields
 from marketfeed.stream.encoding.json import JsonEncoding
 from marketfeed.stream.encoding.msgpack import MsgpackEncoding
 
@@ -28,14 +29,19 @@ class Encoding(Protocol):
     Args:
         directory: whose ids the ticks carry.
         with_feed: whether each tick tells its feed (`f`).
+        fields: what :func:`check_fields` gave: a tick has `T`, `S`, `seq`, its feed, and of these keys those that its
+            kind has. None = every key.
     """
 
     #: as in `?encoding=` and in the subprotocol `marketfeed.NAME`
     NAME: str
     #: whether its frames are binary ones
     BINARY: bool
+    with_feed: bool
 
-    def __init__(self, directory: InstrumentDirectory, with_feed: bool) -> None: ...
+    def __init__(
+        self, directory: InstrumentDirectory, with_feed: bool, fields: frozenset[str] | None = None
+    ) -> None: ...
 
     def ticks(self, rows: Ticks, seqs: NDArray[np.uint64]) -> list[bytes]:
         """Each tick on its own. rows: shape (n,), TICK; seqs: shape (n,)."""
@@ -49,4 +55,4 @@ class Encoding(Protocol):
 
 ENCODINGS: dict[str, type[Encoding]] = {cls.NAME: cls for cls in (JsonEncoding, MsgpackEncoding)}
 
-__all__ = ["ENCODINGS", "Encoding", "JsonEncoding", "MsgpackEncoding"]
+__all__ = ["ENCODINGS", "FIELDS", "Encoding", "JsonEncoding", "MsgpackEncoding", "check_fields"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from marketfeed.model.instruments import InstrumentDirectory
 from marketfeed.model.tick import QUOTE, TRADE, Ticks
+from marketfeed.stream.encoding.fields import FIELDS, QUOTE_FIELDS, TRADE_FIELDS
 
 _SECOND_NS = 1_000_000_000
 
@@ -19,7 +20,7 @@ def _key(name: str) -> bytes:
     return bytes([0xA0 | len(name)]) + name.encode()
 
 
-def _layout(columns: dict[str, str]) -> tuple[np.dtype[np.void], bytes]:
+def _layout(columns: dict[str, str], with_time: bool) -> tuple[np.dtype[np.void], bytes]:
     """Everything of a message behind its symbol: a record of fixed length, and that record with only its constants."""
     fields: list[tuple[str, str]] = []
     template = b""
@@ -33,10 +34,11 @@ def _layout(columns: dict[str, str]) -> tuple[np.dtype[np.void], bytes]:
         begin = _key(key) + b"\xcb"  # float 64
         put(f"_{key}", f"V{len(begin)}", begin)
         put(column, ">f8")
-    begin = _key("t") + b"\xc7\x0c\xff"  # ext 8, 12 bytes, type -1: timestamp 96
-    put("_t", f"V{len(begin)}", begin)
-    put("ns", ">u4")
-    put("s", ">i8")
+    if with_time:
+        begin = _key("t") + b"\xc7\x0c\xff"  # ext 8, 12 bytes, type -1: timestamp 96
+        put("_t", f"V{len(begin)}", begin)
+        put("ns", ">u4")
+        put("s", ">i8")
     begin = _key("seq") + b"\xcf"  # uint 64
     put("_seq", f"V{len(begin)}", begin)
     put("seq", ">u8")
@@ -46,17 +48,17 @@ def _layout(columns: dict[str, str]) -> tuple[np.dtype[np.void], bytes]:
 class _Kind:
     """How one kind of tick is written."""
 
-    def __init__(self, letter: str, columns: dict[str, str]) -> None:
+    def __init__(self, letter: str, columns: dict[str, str], fields: frozenset[str]) -> None:
+        columns = {key: column for key, column in columns.items() if key in fields}
+        self.with_time = "t" in fields
         self.begin = _key("T") + _key(letter) + _key("S")
-        self.keys = 2 + len(columns) + 2
+        self.keys = 2 + len(columns) + self.with_time + 1
         self.columns = tuple(columns.values())
-        self.dtype, self.template = _layout(columns)
+        self.dtype, self.template = _layout(columns, self.with_time)
 
 
-_KINDS = {
-    QUOTE: _Kind("q", {"bp": "bid", "bs": "bid_size", "ap": "ask", "as": "ask_size"}),
-    TRADE: _Kind("t", {"p": "price", "s": "size"}),
-}
+def _kinds(fields: frozenset[str]) -> dict[int, _Kind]:
+    return {QUOTE: _Kind("q", QUOTE_FIELDS, fields), TRADE: _Kind("t", TRADE_FIELDS, fields)}
 
 
 class MsgpackEncoding:
@@ -65,16 +67,20 @@ class MsgpackEncoding:
     NAME = "msgpack"
     BINARY = True
 
-    def __init__(self, directory: InstrumentDirectory, with_feed: bool) -> None:
+    def __init__(self, directory: InstrumentDirectory, with_feed: bool, fields: frozenset[str] | None = None) -> None:
         self._directory = directory
-        self._with_feed = with_feed
-        # By instrument id: how its messages begin. Grows with the directory, which is bounded.
-        self._heads: dict[int, list[bytes]] = {kind: [] for kind in _KINDS}
+        self.with_feed = with_feed
+        self._kinds = _kinds(frozenset(FIELDS) if fields is None else fields)
+        # By instrument id: how its messages begin. Grows with the directory, which is bounded. Encodings with fields
+        # may be many, so they keep none.
+        self._keeps_heads = fields is None
+        self._heads: dict[int, list[bytes]] = {kind: [] for kind in self._kinds}
 
     def ticks(self, rows: Ticks, seqs: NDArray[np.uint64]) -> list[bytes]:
-        self._follow()
+        if self._keeps_heads:
+            self._follow()
         pieces: list[bytes] = [b""] * len(rows)
-        for kind, how in _KINDS.items():
+        for kind, how in self._kinds.items():
             of_kind = np.nonzero(rows["kind"] == kind)[0]
             if not len(of_kind):
                 continue
@@ -82,22 +88,33 @@ class MsgpackEncoding:
             records = np.frombuffer(how.template * len(part), how.dtype).copy()
             for column in how.columns:
                 records[column] = np.nan_to_num(part[column])
-            records["s"], records["ns"] = np.divmod(part["ts_event"], _SECOND_NS)
+            if how.with_time:
+                records["s"], records["ns"] = np.divmod(part["ts_event"], _SECOND_NS)
             records["seq"] = seqs[of_kind]
-            packed, length, heads = records.tobytes(), how.dtype.itemsize, self._heads[kind]
-            for n, (i, instrument) in enumerate(zip(of_kind.tolist(), part["instrument"].tolist(), strict=True)):
+            packed, length = records.tobytes(), how.dtype.itemsize
+            ids = part["instrument"].tolist()
+            heads: Mapping[int, bytes] | list[bytes] = self._heads[kind]
+            if not self._keeps_heads:
+                distinct = set(ids)
+                heads = dict(zip(distinct, self._begin(how, distinct), strict=True))
+            for n, (i, instrument) in enumerate(zip(of_kind.tolist(), ids, strict=True)):
                 pieces[i] = heads[instrument] + packed[n * length : (n + 1) * length]
         return pieces
 
     def _follow(self) -> None:
-        symbols, feed_of, feeds = self._directory.symbols(), self._directory.feed_of(), self._directory.feeds()
+        count = len(self._directory)
         for kind, heads in self._heads.items():
-            how = _KINDS[kind]
-            for i in range(len(heads), len(symbols)):
-                feed = _key("f") + msgspec.msgpack.encode(feeds[feed_of[i]]) if self._with_feed else b""
-                begin = bytes([0x80 | how.keys + self._with_feed])  # fixmap
-                # The feed stands before the symbol's value is followed by the numbers: maps have no order.
-                heads.append(begin + feed + how.begin + msgspec.msgpack.encode(symbols[i]))
+            if len(heads) < count:
+                heads += self._begin(self._kinds[kind], range(len(heads), count))
+
+    def _begin(self, how: _Kind, instruments: Iterable[int]) -> list[bytes]:
+        """All of a message up to and with the symbol, for each of these instruments."""
+        symbols, feed_of, feeds = self._directory.symbols(), self._directory.feed_of(), self._directory.feeds()
+        encode = msgspec.msgpack.encode
+        begin = bytes([0x80 | how.keys + self.with_feed])  # fixmap
+        # The feed stands before the symbol, whose value is followed by the numbers: maps have no order.
+        names = [_key("f") + encode(feed) if self.with_feed else b"" for feed in feeds]
+        return [begin + names[feed_of[i]] + how.begin + encode(symbols[i]) for i in instruments]
 
     def messages(self, messages: Sequence[dict[str, Any]]) -> list[bytes]:
         return [msgspec.msgpack.encode(message) for message in messages]

@@ -1,0 +1,344 @@
+"""Every encoding says exactly what was put in. A new one joins by a way to read it in READERS."""
+
+from __future__ import annotations
+
+import datetime
+import gc
+import math
+import re
+import tracemalloc
+from collections.abc import Callable
+from typing import Any
+
+import hypothesis.strategies as st
+import msgpack
+import numpy as np
+import orjson
+import pytest
+from hypothesis import example, given
+
+from marketfeed.model import QUOTE, TRADE, empty_ticks
+from marketfeed.model.instruments import InstrumentDirectory, check_name
+from marketfeed.model.tick import Ticks
+from marketfeed.stream import protocol
+from marketfeed.stream.codes import CloseCode, ErrorCode, GapReason
+from marketfeed.stream.encoding import ENCODINGS, FIELDS, Encoding, check_fields
+from marketfeed.stream.encoding.fields import ALWAYS
+from marketfeed.stream.subscription import Options
+
+Read = Callable[[bytes], list[dict[str, Any]]]
+
+_T = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}Z", re.ASCII)
+
+
+def read_json(payload: bytes) -> list[dict[str, Any]]:
+    messages = orjson.loads(payload)
+    for message in messages:
+        if message["T"] in ("q", "t") and "t" in message:
+            assert _T.fullmatch(message["t"]), message
+            second, fraction = message["t"][:-1].split(".")
+            since = datetime.datetime.fromisoformat(second) - datetime.datetime(1970, 1, 1)
+            message["t"] = since // datetime.timedelta(seconds=1) * 1_000_000_000 + int(fraction)
+    return messages
+
+
+def read_msgpack(payload: bytes) -> list[dict[str, Any]]:
+    messages = msgpack.unpackb(payload)
+    for message in messages:
+        if message["T"] in ("q", "t") and "t" in message:
+            assert type(message["t"]) is msgpack.Timestamp, message
+            message["t"] = message["t"].to_unix_nano()
+    return messages
+
+
+#: By name: payload of a frame -> its messages as dicts, times of ticks as ns.
+READERS: dict[str, Read] = {"json": read_json, "msgpack": read_msgpack}
+
+NAMES = list(ENCODINGS)
+every_encoding = pytest.mark.parametrize("name", NAMES)
+with_and_without_feed = pytest.mark.parametrize("with_feed", [True, False], ids=["with f", "without f"])
+
+
+def is_name(text: str) -> bool:
+    try:
+        check_name(text)
+    except ValueError:
+        return False
+    return True
+
+
+SYMBOLS = st.text(st.characters(exclude_categories=("C", "Z"), exclude_characters=","), min_size=1, max_size=32).filter(
+    is_name
+) | st.sampled_from(["A", '"', "\\", '"}{"', "日経225", "🐂" * 8, "é" * 16, "x" * 32, "</script>", "%s{0}{{"])
+FEEDS = SYMBOLS.filter(lambda name: ":" not in name and "/" not in name)
+NUMBERS = st.floats(allow_nan=True, allow_infinity=False) | st.sampled_from(
+    [0.0, -0.0, 0.1, -37.63, 1e-8, 5e-324, 1.7976931348623157e308, -1e22, 1e16, 123456789.125, 2.0**53 + 2, math.nan]
+)
+TIMES = st.integers(0, (1 << 63) - 1) | st.integers(1_600_000_000_000_000_000, 1_800_000_000_000_000_000)
+SEQS = st.integers(1, 1 << 53)
+TICKS = st.tuples(st.integers(0, 4), st.sampled_from([QUOTE, TRADE]), TIMES, SEQS, *[NUMBERS] * 4)
+INSTRUMENTS = st.lists(st.tuples(FEEDS, SYMBOLS), min_size=5, max_size=5, unique=True)
+
+Made = tuple[int, int, int, int, float, float, float, float]
+
+
+def rows_of(made: list[Made], feed_of: list[int]) -> tuple[Ticks, np.ndarray]:
+    rows = empty_ticks(len(made))
+    for row, (instrument, kind, time, _, a, b, c, d) in zip(rows, made, strict=True):
+        row["instrument"], row["feed"], row["kind"], row["ts_event"] = instrument, feed_of[instrument], kind, time
+        # The columns of the other kind hold something too: nothing of it may come through.
+        row["bid"], row["bid_size"], row["ask"], row["ask_size"] = a, b, c, d
+        row["price"], row["size"] = (a, b) if kind == TRADE else (d, c)
+    return rows, np.array([tick[3] for tick in made], np.uint64)
+
+
+def expected_of(tick: Made, instruments: list[tuple[str, str]], with_feed: bool) -> dict[str, Any]:
+    instrument, kind, time, seq, *numbers = tick
+    feed, symbol = instruments[instrument]
+    a, b, c, d = (0.0 if math.isnan(number) else number for number in numbers)
+    values = {"bp": a, "bs": b, "ap": c, "as": d} if kind == QUOTE else {"p": a, "s": b}
+    message = {"T": "q" if kind == QUOTE else "t", "S": symbol, **values, "t": time, "seq": seq}
+    return {**message, "f": feed} if with_feed else message
+
+
+def told(messages: list[dict[str, Any]]) -> list[dict[str, str]]:
+    """With each value as text and type, so that -0.0 is not 0.0 and 1 is not 1.0."""
+    return [{key: f"{type(value).__name__} {value!r}" for key, value in message.items()} for message in messages]
+
+
+def directory_of(instruments: list[tuple[str, str]]) -> InstrumentDirectory:
+    directory = InstrumentDirectory.on_heap(64)
+    for feed, symbol in instruments:
+        directory.add(directory.add_feed(feed), symbol)
+    return directory
+
+
+def new(name: str, directory: InstrumentDirectory, with_feed: bool = True) -> Encoding:
+    return ENCODINGS[name](directory, with_feed)
+
+
+def test_every_encoding_is_held_to_this():
+    assert set(READERS) == set(ENCODINGS)
+    assert [cls.NAME for cls in ENCODINGS.values()] == list(ENCODINGS)
+
+
+@every_encoding
+@with_and_without_feed
+@given(INSTRUMENTS, st.lists(TICKS, max_size=12))
+@example([("s", s) for s in "ABCDE"], [(0, QUOTE, 0, 1, math.nan, math.nan, -37.63, 1.0)])
+@example([("s", s) for s in "ABCDE"], [(4, TRADE, (1 << 63) - 1, 1 << 53, -0.0, math.nan, 0.0, 0.0)])
+def test_ticks_say_what_was_put_in_each_once_and_in_order(name, with_feed, instruments, made):
+    directory = directory_of(instruments)
+    rows, seqs = rows_of(made, directory.feed_of())
+    encoding = new(name, directory, with_feed)
+    pieces = encoding.ticks(rows, seqs)
+    assert len(pieces) == len(made)
+    expected = told([expected_of(tick, instruments, with_feed) for tick in made])
+    assert told(READERS[name](encoding.frame(pieces))) == expected
+    # A piece stands by itself: any group joins those that it wants.
+    assert told(READERS[name](encoding.frame(pieces[::-2]))) == expected[::-2]
+
+
+@every_encoding
+@given(INSTRUMENTS, st.lists(TICKS, min_size=1, max_size=4))
+@example([("s", s) for s in "ABCDE"], [(0, QUOTE, 0, 1, math.nan, math.nan, 1.0, 1.0)])
+def test_the_rows_that_are_encoded_stay_as_they_are(name, instruments, made):
+    directory = directory_of(instruments)
+    rows, seqs = rows_of(made, directory.feed_of())
+    before = rows.tobytes()
+    rows.flags.writeable = seqs.flags.writeable = False
+    new(name, directory).ticks(rows, seqs)
+    assert rows.tobytes() == before
+
+
+@every_encoding
+@given(INSTRUMENTS, st.lists(TICKS, min_size=2, max_size=8))
+def test_rows_that_do_not_lie_side_by_side_are_encoded_like_others(name, instruments, made):
+    directory = directory_of(instruments)
+    rows, seqs = rows_of(made, directory.feed_of())
+    encoding = new(name, directory)
+    assert encoding.ticks(rows[::2], seqs[::2]) == encoding.ticks(rows, seqs)[::2]
+
+
+@every_encoding
+@with_and_without_feed
+@given(st.lists(st.lists(st.tuples(FEEDS, SYMBOLS), max_size=4), min_size=1, max_size=6))
+def test_a_directory_may_grow_between_calls(name, with_feed, steps):
+    directory = InstrumentDirectory.on_heap(64)
+    encoding = new(name, directory, with_feed)
+    for step in steps:
+        for feed, symbol in step:
+            directory.add(directory.add_feed(feed), symbol)
+        known = [
+            (directory.feeds()[f], s) for s, f in zip(directory.symbols(), directory.feed_of(), strict=True)
+        ]  # every one so far, the old ones again
+        made: list[Made] = [
+            (i, kind, i, i + 1, 1.0, 2.0, 3.0, 4.0) for i in range(len(known)) for kind in (TRADE, QUOTE)
+        ]
+        rows, seqs = rows_of(made, directory.feed_of())
+        messages = READERS[name](encoding.frame(encoding.ticks(rows, seqs)))
+        assert told(messages) == told([expected_of(tick, known, with_feed) for tick in made])
+
+
+@every_encoding
+def test_thousands_of_different_seconds_in_one_call_are_each_told_right(name):
+    instruments = [("s", "A")]
+    made: list[Made] = [
+        (0, QUOTE, n * 86_399_999_999_999 % (1 << 62), n + 1, float(n), 1.0, 2.0, 3.0) for n in range(5000)
+    ]
+    directory = directory_of(instruments)
+    rows, seqs = rows_of(made, directory.feed_of())
+    encoding = new(name, directory)
+    for _ in range(2):
+        assert READERS[name](encoding.frame(encoding.ticks(rows, seqs))) == [
+            expected_of(tick, instruments, True) for tick in made
+        ]
+
+
+@every_encoding
+@pytest.mark.parametrize("n", [0, 1, 2, 15, 16, 255, 256, 65_535, 65_536, 70_000])
+def test_a_frame_holds_any_number_of_pieces(name, n):
+    encoding = new(name, directory_of([("s", "A")]))
+    (piece,) = encoding.messages([{"T": "x", "n": 1}])
+    assert READERS[name](encoding.frame([piece] * n)) == [{"T": "x", "n": 1}] * n
+
+
+@every_encoding
+def test_messages_and_ticks_go_into_one_frame(name):
+    instruments = [("s", "A")]
+    directory = directory_of(instruments)
+    made: Made = (0, TRADE, 5, 6, 1.0, 2.0, 0.0, 0.0)
+    encoding = new(name, directory)
+    gap = protocol.gap(1, 5, GapReason.LAPPED)
+    frame = encoding.frame([*encoding.messages([gap]), *encoding.ticks(*rows_of([made], [0]))])
+    assert READERS[name](frame) == [gap, expected_of(made, instruments, True)]
+
+
+STATES = st.dictionaries(
+    st.tuples(st.sampled_from([QUOTE, TRADE]), SYMBOLS),
+    st.builds(Options, max_hz=st.none() | st.floats(1e-6, 1e6)),
+    max_size=6,
+)
+EPOCHS = st.integers(1, (1 << 53) - 1)
+POSITIONS = st.integers(0, (1 << 62) - 1)
+MESSAGES = st.one_of(
+    st.builds(protocol.connected, EPOCHS, st.text()),
+    st.just(protocol.authenticated()),
+    st.builds(protocol.subscription, STATES, EPOCHS, POSITIONS, st.none() | st.booleans()),
+    st.builds(protocol.gap, POSITIONS, st.none() | POSITIONS, st.sampled_from(GapReason), st.none() | EPOCHS),
+    st.builds(protocol.error, st.sampled_from(ErrorCode), st.text()),
+)
+
+
+@every_encoding
+@given(st.lists(MESSAGES, max_size=5))
+def test_messages_arrive_as_they_are(name, messages):
+    encoding = new(name, directory_of([]))
+    pieces = encoding.messages(messages)
+    assert len(pieces) == len(messages)
+    assert told(READERS[name](encoding.frame(pieces))) == told(messages)
+
+
+@every_encoding
+def test_codes_are_written_as_numbers(name):
+    encoding = new(name, directory_of([]))
+    frame = encoding.frame(encoding.messages([{"T": "error", "code": code} for code in (*ErrorCode, *CloseCode)]))
+    assert [m["code"] for m in READERS[name](frame)] == [int(code) for code in (*ErrorCode, *CloseCode)]
+
+
+@every_encoding
+def test_only_text_encodings_are_sent_as_text(name):
+    encoding = new(name, directory_of([("s", "日経")]))
+    frame = encoding.frame(encoding.ticks(*rows_of([(0, QUOTE, 1, 1, 1.0, 1.0, 1.0, 1.0)], [0])))
+    if not encoding.BINARY:
+        assert "日経" in frame.decode()
+    else:
+        with pytest.raises(UnicodeDecodeError):
+            frame.decode()
+
+
+# ---- fields ------------------------------------------------------------------------------------------------------
+
+FIELD_SETS = st.frozensets(st.sampled_from(FIELDS))
+
+
+@every_encoding
+@with_and_without_feed
+@given(INSTRUMENTS, st.lists(TICKS, max_size=8), FIELD_SETS)
+@example([("s", s) for s in "ABCDE"], [(0, kind, 5, 6, 1.0, 2.0, 3.0, 4.0) for kind in (QUOTE, TRADE)], frozenset())
+@example(
+    [("s", s) for s in "ABCDE"], [(0, kind, 5, 6, 1.0, 2.0, 3.0, 4.0) for kind in (QUOTE, TRADE)], {"s", "as", "t"}
+)
+def test_of_the_fields_only_those_asked_for_are_sent(name, with_feed, instruments, made, fields):
+    directory = directory_of(instruments)
+    rows, seqs = rows_of(made, directory.feed_of())
+    rows.flags.writeable = seqs.flags.writeable = False
+    encoding = ENCODINGS[name](directory, with_feed, fields)
+    pieces = encoding.ticks(rows, seqs)
+    assert len(pieces) == len(made)
+    expected = [
+        {key: value for key, value in expected_of(tick, instruments, with_feed).items() if key in fields | set(ALWAYS)}
+        for tick in made
+    ]
+    assert told(READERS[name](encoding.frame(pieces))) == told(expected)
+
+
+@every_encoding
+@with_and_without_feed
+@given(INSTRUMENTS, st.lists(TICKS, max_size=8))
+def test_all_fields_are_the_same_bytes_as_no_choice(name, with_feed, instruments, made):
+    directory = directory_of(instruments)
+    rows, seqs = rows_of(made, directory.feed_of())
+    every = ENCODINGS[name](directory, with_feed, frozenset(FIELDS))
+    assert every.ticks(rows, seqs) == new(name, directory, with_feed).ticks(rows, seqs)
+
+
+@every_encoding
+def test_with_fields_a_directory_may_grow_between_calls(name):
+    directory = InstrumentDirectory.on_heap(64)
+    encoding = ENCODINGS[name](directory, True, frozenset({"bp"}))
+    for n, feed in enumerate(["a", "b", "a"]):
+        directory.add(directory.add_feed(feed), f"X{n}")
+        rows, seqs = rows_of([(n, QUOTE, 1, 1, 1.0, 2.0, 3.0, 4.0)], directory.feed_of())
+        (message,) = READERS[name](encoding.frame(encoding.ticks(rows, seqs)))
+        assert message == {"T": "q", "S": f"X{n}", "bp": 1.0, "seq": 1, "f": feed}
+
+
+@every_encoding
+def test_encodings_with_fields_keep_nothing_for_each_instrument(name):
+    """There may be one for every set of fields that clients think of."""
+    count = 2_000
+    directory = InstrumentDirectory.on_heap(count)
+    for i in range(count):
+        directory.add(directory.add_feed("s"), f"SYMBOL-{i:08d}")
+    rows, seqs = rows_of([(i, QUOTE, 1, i + 1, 1.0, 2.0, 3.0, 4.0) for i in range(count)], directory.feed_of())
+    kept = []
+
+    def held() -> int:
+        gc.collect()
+        return tracemalloc.get_traced_memory()[0]
+
+    tracemalloc.start()
+    try:
+        before = held()
+        for key in FIELDS:
+            kept.append(ENCODINGS[name](directory, True, frozenset({key})))
+            assert len(kept[-1].ticks(rows, seqs)) == count
+        assert (held() - before) / len(kept) < count * 10
+    finally:
+        tracemalloc.stop()
+
+
+def test_fields_are_known_keys_of_ticks():
+    assert check_fields([]) == frozenset()
+    assert check_fields(["ap", "bp", "ap", "t"]) == {"ap", "bp", "t"}
+    assert check_fields([*FIELDS, *ALWAYS]) == set(FIELDS)
+    assert check_fields(["T", "S", "seq", "f", "p"]) == {"p"}
+
+
+@pytest.mark.parametrize("name", ["", "bid", "BP", "x" * 10_000, "\ud800", "\n"])
+def test_an_unknown_field_is_refused_with_the_known_ones(name):
+    with pytest.raises(ValueError, match=r"^unknown field '.*': there are bp, bs, ap, as, p, s, t; always ") as refused:
+        check_fields(["bp", name])
+    assert len(str(refused.value)) < 200
+    assert str(refused.value).isprintable()
