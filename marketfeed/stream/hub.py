@@ -6,11 +6,14 @@ import logging
 from collections import defaultdict, deque
 from collections.abc import Iterable
 from dataclasses import dataclass
+from heapq import heapify, heapreplace
 from math import ceil, inf
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
+from marketfeed.model.clock import Clock, SystemClock
 from marketfeed.model.instruments import InstrumentDirectory
 from marketfeed.model.ring import Lost
 from marketfeed.model.store import TickStore
@@ -21,7 +24,7 @@ from marketfeed.stream.encoding import ENCODINGS, Encoding
 from marketfeed.stream.lane import FRAME_TICKS, Changes, Group, Lane, Subscriber
 from marketfeed.stream.link import Link, RawSend, Took
 from marketfeed.stream.session import Session
-from marketfeed.stream.subscription import Options, Rule, Selection, is_glob
+from marketfeed.stream.subscription import Options, Rule, Selection, covering, is_glob
 
 log = logging.getLogger("marketfeed.hub")
 
@@ -58,6 +61,8 @@ class Handover(NamedTuple):
     behind: int
     #: seconds on the hub's clock when a throttled one may have been given something last
     sent: float
+    #: which cells have been given up to ``reach`` tick by tick; shape (2, capacity) each
+    given: list[NDArray[np.bool_]]
 
 
 @dataclass
@@ -79,11 +84,12 @@ class Hub:
         store: what is delivered.
         coalesce: seconds; the shortest time between two flushes of a lane while ticks keep coming. After an idle
             moment the first tick goes out at once.
+        clock: the time that heartbeats tell; the machine's by default.
 
     Whoever drives it calls :meth:`run` when ticks were published, and again when :meth:`run` said.
     """
 
-    def __init__(self, store: TickStore, coalesce: float = 0.005) -> None:
+    def __init__(self, store: TickStore, coalesce: float = 0.005, clock: Clock | None = None) -> None:
         if not 0 < coalesce <= 1:
             raise ValueError(f"the coalescing window is more than 0 s and at most 1 s, not {coalesce}")
         self.store = store
@@ -91,19 +97,22 @@ class Hub:
         self._coalesce = coalesce
         self._lanes: dict[tuple[bool, float], Lane] = {}
         self._servable: deque[Session] = deque()
-        self._encodings: dict[tuple[str, bool], Encoding] = {}
+        self._encodings: dict[tuple[str, bool, frozenset[str] | None], Encoding] = {}
         self._instruments_seen = len(store.directory)
+        self._clock = clock or SystemClock()
+        #: when which session's next heartbeat is due: a heap
+        self._beats: list[tuple[float, int, Session]] = []
 
     @property
     def directory(self) -> InstrumentDirectory:
         """The store's."""
         return self.store.directory
 
-    def encoding(self, name: str, with_feed: bool) -> Encoding:
+    def encoding(self, name: str, with_feed: bool, fields: frozenset[str] | None = None) -> Encoding:
         """The one instance of that encoding."""
-        key = (name, with_feed)
+        key = (name, with_feed, fields)
         if key not in self._encodings:
-            self._encodings[key] = ENCODINGS[name](self.store.directory, with_feed)
+            self._encodings[key] = ENCODINGS[name](self.store.directory, with_feed, fields)
         return self._encodings[key]
 
     # ---- time ------------------------------------------------------------------------------------------------
@@ -126,13 +135,33 @@ class Hub:
                 # A defect, but one client's: the others go on.
                 log.exception("%s: could not be served", session.name)
                 session.end(CloseCode.INTERNAL, protocol.error(ErrorCode.INTERNAL, "internal error"))
+        if self._beats:
+            self._send_beats(now)
         return self.due()
 
     def due(self) -> float:
         """When :meth:`run` has something to do; in the past = now."""
         if self._servable:
             return -inf
-        return min([lane.due() for lane in self._lanes.values()], default=inf)
+        times = [lane.due() for lane in self._lanes.values()]
+        if self._beats:
+            times.append(self._beats[0][0])
+        return min(times, default=inf)
+
+    def beat(self, session: Session, now: float) -> None:
+        """A session's heartbeat was set: the next one is due an interval from now."""
+        self._beats = [entry for entry in self._beats if entry[2] is not session]
+        if session.heartbeat:
+            self._beats.append((now + session.heartbeat, id(session), session))
+        heapify(self._beats)
+
+    def _send_beats(self, now: float) -> None:
+        while self._beats and self._beats[0][0] <= now:
+            session = self._beats[0][2]
+            heapreplace(self._beats, (now + session.heartbeat, id(session), session))
+            if session.can_take:  # else it hears of us as soon as it takes what is on its way
+                seq = min([subscriber.position for subscriber in session.subscribers], default=self.store.ring.head)
+                session.tell(protocol.heartbeat(self.store.epoch, seq, self._clock.now_ns()))
 
     def _follow_directory(self) -> None:
         begin, count = self._instruments_seen, len(self.store.directory)
@@ -266,9 +295,14 @@ class Hub:
         lane = group.lane
         mask = group.mask(self.store)
         mask.reshape(-1)[: subscriber.next_cell] = False
+        if subscriber.given is not None:
+            mask &= ~subscriber.given
         # A snapshot ends where every tick goes on. Else there is no end: a symbol that never rests would never come.
         changed = self.store.latest.since(subscriber.cursor, len(self.directory), until if lane.every else None, mask)
         ticks, seqs = changed.ticks, changed.seqs
+        if group.where is not None:
+            holds = group.where.holds(ticks)
+            ticks, seqs = ticks[holds], seqs[holds]
         complete = len(ticks) <= FRAME_TICKS
         if not complete:
             # Cell by cell, so that each has its turn however often it changes meanwhile.
@@ -286,7 +320,7 @@ class Hub:
             return True
         # In one frame everything up to now was seen; of several the first are old by now.
         subscriber.cursor = self.store.ring.head if not lane.every and not subscriber.next_cell else until
-        subscriber.until = None
+        subscriber.until = subscriber.given = None
         if now < subscriber.not_before:
             return False
         return not self._join(subscriber) and lane.every
@@ -303,6 +337,8 @@ class Hub:
         ticks = span.ticks
         mine = group.mask(self.store)[ticks["kind"].astype(np.intp) - QUOTE, ticks["instrument"]]
         places = np.nonzero(mine)[0]
+        if group.where is not None:
+            places = places[group.where.holds(ticks[places])]
         cursor = span.cursor
         if len(places) > FRAME_TICKS:
             places = places[:FRAME_TICKS]
@@ -429,7 +465,7 @@ class Hub:
         if len(overlapping) > 1:
             handover = self._handover(overlapping, now)
             for subscriber in overlapping:
-                heirs.setdefault(subscriber.options, set()).update(_covering(subscriber.keys - keys, keys))
+                heirs.setdefault(subscriber.options, set()).update(covering(subscriber.keys - keys, keys))
         for key in keys:
             del session.state[key]
         self._take_away(session, keys)
@@ -443,6 +479,9 @@ class Hub:
         """A session has ended."""
         session.can_take = False
         session.state.clear()
+        if session.heartbeat:
+            session.heartbeat = 0.0
+            self.beat(session, 0.0)
         for subscriber in list(session.subscribers):
             self._remove(subscriber)
 
@@ -454,7 +493,7 @@ class Hub:
 
     def _overlapping(self, session: Session, keys: set[tuple[int, str]]) -> list[Subscriber]:
         """The session's subscribers who may have instruments that these keys cover too."""
-        return [subscriber for subscriber in session.subscribers if _covering(subscriber.keys, keys)]
+        return [subscriber for subscriber in session.subscribers if covering(subscriber.keys, keys)]
 
     def _handover(self, givers: list[Subscriber], now: float) -> Handover:
         """Where whoever takes instruments from these subscribers has to go on."""
@@ -467,8 +506,9 @@ class Hub:
             low=min(giver.position for giver in givers),
             reach=reach,
             conflated=min((g.position for g in givers if g not in every or g.until is not None), default=reach),
-            behind=min((g.position for g in every if g.until is None), default=reach),
+            behind=min((g.position if g.until is None else g.until for g in every), default=reach),
             sent=max((g.group.lane.begun for g in givers if g not in every), default=-inf),
+            given=[g.group.mask(self.store) for g in every if g.until is None and g.position == reach],
         )
 
     def _take_over(
@@ -488,6 +528,8 @@ class Hub:
             if handover.conflated < handover.reach:
                 subscriber.cursor = handover.conflated
                 subscriber.begin_pass(handover.reach)
+                if handover.given:
+                    subscriber.given = np.logical_or.reduce(handover.given)
         else:
             subscriber.cursor = handover.low
             subscriber.not_before = handover.sent + lane.interval
@@ -627,11 +669,13 @@ class Hub:
         return Selection(session.feed, rules)
 
     def _join_group(self, session: Session, options: Options, selection: Selection) -> Group:
-        lane = self._lane(options)
-        key = (selection, options, session.encoding, type(session.link))
+        lane, encoding = self._lane(options), session.encoding
+        if options.fields is not None:
+            encoding = self.encoding(encoding.NAME, encoding.with_feed, options.fields)
+        key = (selection, options, encoding, type(session.link))
         group = lane.groups.get(key)
         if group is None:
-            group = lane.groups[key] = Group(lane, selection, session.encoding, type(session.link))
+            group = lane.groups[key] = Group(lane, selection, options.where, encoding, type(session.link))
             lane.add(group)
         group.members += 1
         return group
@@ -652,15 +696,3 @@ class Hub:
         group.lane.behind.pop(subscriber, None)
         self._leave_group(group, subscriber.options)
         self._place(session)
-
-
-def _covering(keys: set[tuple[int, str]], others: set[tuple[int, str]]) -> set[tuple[int, str]]:
-    """Those of the keys that may stand for an instrument that one of the others stands for too."""
-    globbed = {kind for kind, pattern in others if is_glob(pattern)}
-    kinds = {kind for kind, _ in others}
-    named = {(kind, pattern.rpartition(":")[2]) for kind, pattern in others}
-    return {
-        (kind, pattern)
-        for kind, pattern in keys
-        if kind in globbed or (kind in kinds and is_glob(pattern)) or (kind, pattern.rpartition(":")[2]) in named
-    }

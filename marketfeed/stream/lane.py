@@ -16,6 +16,7 @@ from marketfeed.model.tick import QUOTE, Ticks, empty_ticks
 from marketfeed.stream.encoding import Encoding
 from marketfeed.stream.link import Link, RawSend
 from marketfeed.stream.subscription import CHANNELS, Options, Selection
+from marketfeed.stream.where import Where
 
 if TYPE_CHECKING:
     from marketfeed.stream.session import Session
@@ -45,6 +46,8 @@ class Subscriber:
         self.until: int | None = None
         #: cells below this one have had their turn in that pass
         self.next_cell = 0
+        #: in that pass these have been given already, shape (2, capacity)
+        self.given: NDArray[np.bool_] | None = None
         #: the newest that it has been given by itself
         self.top = 0
         #: (latest lanes) seconds on the hub's clock before which it is given nothing more
@@ -68,9 +71,12 @@ class Subscriber:
 class Group:
     """All subscribers of a lane that get the same frames."""
 
-    def __init__(self, lane: Lane, selection: Selection, encoding: Encoding, link_type: type[Link]) -> None:
+    def __init__(
+        self, lane: Lane, selection: Selection, where: Where | None, encoding: Encoding, link_type: type[Link]
+    ) -> None:
         self.lane = lane
         self.selection = selection
+        self.where = where
         self.encoding = encoding
         self.link_type = link_type
         self.wrap = link_type.wrap
@@ -207,6 +213,8 @@ class Lane:
                     mixed.add(group)
             for group in mixed:
                 pairs[group].sort()
+        if any(group.where is not None for group in pairs):
+            _keep_where(ticks[places], pairs)
         return places, pairs
 
     def _wide_groups(self) -> dict[tuple[int, int], list[Group]]:
@@ -283,6 +291,20 @@ class Lane:
                 groups[group] = None
                 group.cells.append(cell)
         self._routed[cells] = True
+
+
+def _keep_where(ticks: Ticks, pairs: dict[Group, list[int]]) -> None:
+    """Take out the pairs whose group has a condition that does not hold; each condition is asked once."""
+    held: dict[Where, list[bool]] = {}
+    for group in [group for group in pairs if group.where is not None]:
+        where = group.where
+        assert where is not None
+        if where not in held:
+            held[where] = where.holds(ticks).tolist()
+        keep = held[where]
+        pairs[group] = [n for n in pairs[group] if keep[n]]
+        if not pairs[group]:
+            del pairs[group]
 
 
 def _discard(table: dict[_K, dict[Group, None]], key: _K, group: Group) -> bool:

@@ -12,7 +12,9 @@ from typing import Annotated, Any
 import msgspec
 
 from marketfeed.stream.codes import ErrorCode, GapReason, ProtocolError
+from marketfeed.stream.encoding.fields import FIELDS, check_fields
 from marketfeed.stream.subscription import CHANNELS, Options, check_pattern
+from marketfeed.stream.where import Where
 
 #: What an `error` message may repeat of a client's own text, in characters.
 _QUOTE_CHARS = 120
@@ -80,10 +82,23 @@ class Subscribe(_Symbols, frozen=True, kw_only=True, forbid_unknown_fields=True,
     max_hz: Annotated[float, msgspec.Meta(ge=0.001, le=1_000_000)] | None = None
     snapshot: bool = False
     since: Position | str | None = None
+    where: str | None = None
+    fields: list[str] | None = None
+    heartbeat: Annotated[float, msgspec.Meta(ge=0, le=3600)] | None = None
 
     def options(self) -> Options:
-        """How these symbols are wanted."""
-        return Options(max_hz=self.max_hz)
+        """How these symbols are wanted.
+
+        Raises:
+            ProtocolError: the condition is none, or there is no such field.
+        """
+        try:
+            where = None if self.where is None else Where.parse(self.where)
+            fields = None if self.fields is None else check_fields(self.fields)
+        except ValueError as error:
+            raise ProtocolError(ErrorCode.SYNTAX, str(error)) from None
+        # All of them are the same as none named, and shared with those who name none.
+        return Options(self.max_hz, where, None if fields == frozenset(FIELDS) else fields)
 
 
 class Unsubscribe(_Symbols, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="unsubscribe"):
@@ -141,7 +156,13 @@ def authenticated() -> Message:
     return {"T": "success", "msg": "authenticated"}
 
 
-def subscription(state: dict[tuple[int, str], Options], epoch: int, seq: int, recovered: bool | None) -> Message:
+def subscription(
+    state: dict[tuple[int, str], Options],
+    epoch: int,
+    seq: int,
+    recovered: bool | None = None,
+    heartbeat: float = 0.0,
+) -> Message:
     """The answer to `subscribe` and `unsubscribe`: everything this connection now receives, and from where."""
     rules: dict[Options, Message] = {}
     message: Message = {"T": "subscription", "trades": [], "quotes": [], "bars": []}
@@ -153,7 +174,15 @@ def subscription(state: dict[tuple[int, str], Options], epoch: int, seq: int, re
     message |= {"rules": list(rules.values()), "epoch": epoch, "seq": seq}
     if recovered is not None:
         message["recovered"] = recovered
+    if heartbeat:
+        message["heartbeat"] = heartbeat
     return message
+
+
+def heartbeat(epoch: int, seq: int, now_ns: int) -> Message:
+    """The connection lives; all of what it asked for up to ``seq`` has been given to it, or told as a gap."""
+    now = datetime.datetime.fromtimestamp(now_ns // 1000 / 1e6, datetime.UTC)
+    return {"T": "heartbeat", "epoch": epoch, "seq": seq, "t": now}
 
 
 def gap(first: int, last: int | None, reason: GapReason, epoch: int | None = None) -> Message:
@@ -170,4 +199,4 @@ def error(code: ErrorCode, text: str) -> Message:
 
 
 #: Every `T` that the server may send.
-MESSAGE_TYPES = ("success", "error", "subscription", "gap", "q", "t")
+MESSAGE_TYPES = ("success", "error", "subscription", "gap", "heartbeat", "q", "t")

@@ -21,6 +21,8 @@ log = logging.getLogger("marketfeed.session")
 #: So many messages besides ticks may wait for a link that is full; a client that asks on without reading is cut.
 _OUTBOX_MESSAGES = 64
 
+_FASTEST_HEARTBEAT = 0.1
+
 #: Says whether these credentials are good.
 Authenticate = Callable[[protocol.Auth], bool]
 
@@ -66,6 +68,8 @@ class Session:
         #: waits to be served by the hub
         self.servable = False
         self._outbox: list[protocol.Message] = []
+        #: seconds between two heartbeats; 0 = none are wanted
+        self.heartbeat = 0.0
         self._erred = False
         self._closed = False
 
@@ -124,7 +128,9 @@ class Session:
             self.end(CloseCode.AUTH_TIMEOUT, protocol.error(ErrorCode.AUTH_TIMEOUT, "auth timeout"))
 
     def _subscribe(self, command: protocol.Subscribe, now: float) -> None:
-        keys = command.patterns()
+        keys, options = command.patterns(), command.options()
+        if command.heartbeat and command.heartbeat < _FASTEST_HEARTBEAT:
+            raise ProtocolError(ErrorCode.SYNTAX, f"heartbeat is 0 or at least {_FASTEST_HEARTBEAT} s")
         if command.snapshot and command.since is not None:
             raise ProtocolError(ErrorCode.SYNTAX, "snapshot and since exclude each other")
         wanted = self.state.keys() | set(keys)
@@ -133,7 +139,10 @@ class Session:
         if sum(is_glob(pattern) for _, pattern in wanted) > self._max_globs:
             raise ProtocolError(ErrorCode.SYMBOL_LIMIT, f"glob limit exceeded: {self._max_globs} at a time")
         since = protocol.parse_time(command.since) if isinstance(command.since, str) else command.since
-        started = self.hub.subscribe(self, keys, command.options(), command.snapshot, since, now)
+        started = self.hub.subscribe(self, keys, options, command.snapshot, since, now)
+        if command.heartbeat is not None:
+            self.heartbeat = command.heartbeat
+            self.hub.beat(self, now)
         self._tell_state(started.seq, started.recovered)
         if started.gap is not None:
             self.tell(started.gap)
@@ -145,7 +154,7 @@ class Session:
             self.tell(gap)
 
     def _tell_state(self, seq: int, recovered: bool | None) -> None:
-        self.tell(protocol.subscription(self.state, self.hub.store.epoch, seq, recovered))
+        self.tell(protocol.subscription(self.state, self.hub.store.epoch, seq, recovered, self.heartbeat))
 
     def closed(self) -> None:
         """The connection has gone. May be called twice."""

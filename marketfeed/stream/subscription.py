@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from marketfeed.model.instruments import NAME_BYTES, InstrumentDirectory
 from marketfeed.model.tick import QUOTE, TRADE
+from marketfeed.stream.where import Where
 
 #: Name of each channel on the wire -> kind of tick.
 CHANNELS = {"quotes": QUOTE, "trades": TRADE}
@@ -25,10 +26,21 @@ class Options:
 
     #: None = every tick; else only the latest of each symbol, at most so often a second.
     max_hz: float | None = None
+    #: only ticks for which this holds; None = all
+    where: Where | None = None
+    #: only these keys of a message, and those that it always has; None = all
+    fields: frozenset[str] | None = None
 
     def as_message(self) -> dict[str, Any]:
-        """Those that were given, as in the `subscribe` command."""
-        return {} if self.max_hz is None else {"max_hz": self.max_hz}
+        """Those that were given, as in the `subscribe` command; the condition in its canonical form."""
+        given: dict[str, Any] = {}
+        if self.max_hz is not None:
+            given["max_hz"] = self.max_hz
+        if self.where is not None:
+            given["where"] = self.where.canonical
+        if self.fields is not None:
+            given["fields"] = sorted(self.fields)
+        return given
 
 
 class Rule(NamedTuple):
@@ -66,6 +78,28 @@ def _rank(glob: Rule) -> tuple[int, str]:
     """Smaller = more specific: the glob with the most letters of its own."""
     literal = len(glob.pattern) - glob.pattern.count("*") - glob.pattern.count("?")
     return -literal, glob.pattern
+
+
+def covering(keys: set[tuple[int, str]], others: set[tuple[int, str]]) -> set[tuple[int, str]]:
+    """Those of the (kind, pattern) that may stand for an instrument that one of the others stands for too.
+
+    Of two globs that is taken for granted: what they have in common may still be to come.
+    """
+    globs = [other for other in others if is_glob(other[1])]
+    named = {(kind, pattern.rpartition(":")[2]) for kind, pattern in others if not is_glob(pattern)}
+
+    def overlaps(kind: int, pattern: str) -> bool:
+        if is_glob(pattern):
+            return any(kind == k for k, _ in globs) or any(kind == k and _may_name(pattern, p) for k, p in named)
+        return (kind, pattern.rpartition(":")[2]) in named or any(kind == k and _may_name(p, pattern) for k, p in globs)
+
+    return {(kind, pattern) for kind, pattern in keys if overlaps(kind, pattern)}
+
+
+def _may_name(glob: str, name: str) -> bool:
+    """Whether an instrument of that name, of whichever feed, may be meant."""
+    ends = {name, name.rpartition(":")[2]}
+    return any(_matcher(pattern)(end) for pattern in {glob, glob.rpartition(":")[2]} for end in ends)
 
 
 class Selection:

@@ -268,7 +268,7 @@ def test_after_a_long_stall_no_tick_is_missing_and_the_delay_is_a_second(caplog:
     assert but_times(np.concatenate((before, after))) == but_times(first_ticks("", 10_002))
     assert int(after["ts_event"][0]) == now - SECOND
     assert set(np.diff(after["ts_event"]).tolist()) == {SECOND // 10_000}
-    assert now < due_ns <= now + MS
+    assert now < due_ns <= now + 6 * MS
     assert "3599" in caplog.text or "3600" in caplog.text
 
 

@@ -348,5 +348,6 @@ def test_every_message_has_a_type_that_is_listed():
         protocol.subscription({}, 1, 0, None),
         protocol.gap(1, 2, GapReason.LAPPED),
         protocol.error(ErrorCode.SYNTAX, ""),
+        protocol.heartbeat(1, 2, 0),
     ]
     assert {message["T"] for message in messages} | {"q", "t"} == set(protocol.MESSAGE_TYPES)
