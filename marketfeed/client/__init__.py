@@ -11,7 +11,7 @@
 from marketfeed.client.aio import Feed, connect
 from marketfeed.client.backoff import Backoff
 from marketfeed.client.errors import BadMessage, ClientError, CommandError, ConnectionFailed, ConnectionRefused
-from marketfeed.client.messages import Gap, Message, Position, Quote, Rule, Subscription, Trade
+from marketfeed.client.messages import Gap, Heartbeat, Message, Position, Quote, Rule, Subscription, Trade
 from marketfeed.client.state import State, StateChange
 from marketfeed.client.sync import SyncFeed, connect_sync
 
@@ -24,6 +24,7 @@ __all__ = [
     "ConnectionRefused",
     "Feed",
     "Gap",
+    "Heartbeat",
     "Message",
     "Position",
     "Quote",

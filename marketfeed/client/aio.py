@@ -32,6 +32,8 @@ BUFFER = 32_768
 #: While a command's answer is awaited, so many messages more are read: the answer comes behind the ticks that are on
 #: their way, and those are no more than the sockets' buffers hold.
 _READ_ON = 262_144
+#: A connection on which nothing comes for so many intervals of its heartbeat is dead.
+_OVERDUE = 2.5
 #: A consumer that never waits still lets the loop go round after so many messages.
 _TURN = 256
 
@@ -141,16 +143,23 @@ class Feed:
         trades: Iterable[str] = (),
         *,
         max_hz: float | None = None,
+        where: str | None = None,
+        fields: Iterable[str] | None = None,
         snapshot: bool = False,
         since: Since | None = None,
+        heartbeat: float | None = None,
     ) -> Subscription:
         """Add symbols to what this feed receives. The options hold for these symbols; named again they take new ones.
 
         Args:
             quotes, trades: symbols, or globs with ``*`` and ``?``; on `/stream` also ``feed:SYMBOL``.
             max_hz: only the latest of each symbol, at most so often a second. None = every tick.
+            where: only ticks for which this holds, e.g. ``"spread_bps < 5 and bid_size >= 100"``.
+            fields: only these keys of the wire, of ``bp bs ap as p s t``; the others are NaN, and ``time`` empty.
             snapshot: the latest of each symbol first.
             since: what came after this place first: a :class:`Position`, or a time (RFC 3339 or an aware datetime).
+            heartbeat: of the whole feed: every so many seconds a :class:`Heartbeat`, so that a quiet stream and a dead
+                one differ; where none comes in 2.5 times that, the feed connects again. 0 = none, None = as it was.
 
         Returns:
             Everything that is now received.
@@ -161,7 +170,17 @@ class Feed:
             ValueError, TypeError: what is asked for makes no sense.
         """
         return await self._command(
-            lambda done: self._session.subscribe(done, quotes, trades, max_hz=max_hz, snapshot=snapshot, since=since)
+            lambda done: self._session.subscribe(
+                done,
+                quotes,
+                trades,
+                max_hz=max_hz,
+                where=where,
+                fields=fields,
+                snapshot=snapshot,
+                since=since,
+                heartbeat=heartbeat,
+            )
         )
 
     async def unsubscribe(self, quotes: Iterable[str] = (), trades: Iterable[str] = ()) -> Subscription:
@@ -260,7 +279,7 @@ class Feed:
         """Until the connection is lost. Returns whether any message came, and why it ended."""
         came = False
         session, buffer = self._session, self._buffer
-        while (frame := await transport.read()) is not None:
+        while (frame := await transport.read(_OVERDUE * session.heartbeat if session.heartbeat else None)) is not None:
             messages = session.receive(frame)
             if messages:
                 came = True

@@ -11,7 +11,7 @@ from rich.console import Console, ConsoleOptions, Group, RenderResult
 from rich.table import Table
 from rich.text import Text
 
-from marketfeed.client.messages import Gap, Message, Quote, Trade
+from marketfeed.client.messages import Gap, Heartbeat, Message, Quote, Trade
 from marketfeed.client.state import State, StateChange
 
 #: Seconds that a change stays coloured.
@@ -133,6 +133,8 @@ class Board:
             if isinstance(message, Gap):
                 self._gaps += 1
                 self._lost += message.last - message.first + 1 if message.last is not None else 0
+                continue
+            if isinstance(message, Heartbeat):
                 continue
             row = rows.get((message.symbol, message.feed))
             if row is None:

@@ -44,50 +44,53 @@ def parse_time(text: str) -> int:
     return ns
 
 
-class _Tick(msgspec.Struct, gc=False, tag_field="T", omit_defaults=True):
+class _Timed(msgspec.Struct, gc=False, tag_field="T", omit_defaults=True):
     @property
     def t(self) -> int:
-        """When the venue says it happened: ns since the Unix epoch, UTC."""
-        return parse_time(self.time)  # type: ignore[attr-defined]  # each kind of tick has it, in its wire order
+        """:attr:`time` in ns since the Unix epoch, UTC; 0 where it was not asked for."""
+        time: str = self.time  # type: ignore[attr-defined]  # each of these has it, in its wire order
+        return parse_time(time) if time else 0
 
 
-class Quote(_Tick, tag="q"):
+class Quote(_Timed, tag="q"):
     """The best bid and ask of a symbol.
 
-    A side that is not there has price NaN and size 0 (on the wire price 0 and size 0), so that no mid comes of it.
+    A side that is not there has price NaN and size 0 (on the wire price 0 and size 0), so that no mid comes of it. With
+    ``fields``, what was not asked for is NaN, and ``time`` empty; without its size such a side can only have price 0.
 
     Attributes:
         symbol: its name at the venue.
         bid, ask: prices.
         bid_size, ask_size: as the venue counts them; 0 where it tells none.
-        time: RFC 3339 text, as sent; :attr:`t` is the same in integer ns.
+        time: when the venue says it happened, RFC 3339 text, as sent; :attr:`t` is the same in integer ns.
         seq: place in the server's stream; 0 from a server that numbers nothing.
         feed: which feed, on `/stream`; empty on `/v2/{feed}`.
     """
 
     symbol: str = msgspec.field(name="S")
-    bid: float = msgspec.field(name="bp")
-    bid_size: float = msgspec.field(name="bs")
-    ask: float = msgspec.field(name="ap")
-    ask_size: float = msgspec.field(name="as")
-    time: str = msgspec.field(name="t")
+    bid: float = msgspec.field(name="bp", default=nan)
+    bid_size: float = msgspec.field(name="bs", default=nan)
+    ask: float = msgspec.field(name="ap", default=nan)
+    ask_size: float = msgspec.field(name="as", default=nan)
+    time: str = msgspec.field(name="t", default="")
     seq: int = 0
     feed: str = msgspec.field(name="f", default="")
 
     def __post_init__(self) -> None:
+        # A size that was not asked for is NaN, which is true: it makes no side missing.
         if not self.bid and not self.bid_size:
             self.bid = nan
         if not self.ask and not self.ask_size:
             self.ask = nan
 
 
-class Trade(_Tick, tag="t"):
+class Trade(_Timed, tag="t"):
     """Something traded. Attributes as in :class:`Quote`."""
 
     symbol: str = msgspec.field(name="S")
-    price: float = msgspec.field(name="p")
-    size: float = msgspec.field(name="s")
-    time: str = msgspec.field(name="t")
+    price: float = msgspec.field(name="p", default=nan)
+    size: float = msgspec.field(name="s", default=nan)
+    time: str = msgspec.field(name="t", default="")
     seq: int = 0
     feed: str = msgspec.field(name="f", default="")
 
@@ -97,8 +100,9 @@ class Gap(msgspec.Struct, tag_field="T", tag="gap", omit_defaults=True):
 
     Attributes:
         first, last: sequence numbers, both inclusive; ``last`` is None where it cannot be known.
-        reason: "lapped" (this client was too slow, or away too long), "epoch" (the server was started anew), or
-            "unnumbered" (told by the client itself: the connection was cut, and this server numbers nothing).
+        reason: "lapped" (this client was too slow, or away too long), "moved" (symbols were given other options while
+            this client was behind with some), "epoch" (the server was started anew), or "unnumbered" (told by the
+            client itself: the connection was cut, and this server numbers nothing).
         epoch: the life of the server that they belong to, where it is not the present one.
     """
 
@@ -108,8 +112,22 @@ class Gap(msgspec.Struct, tag_field="T", tag="gap", omit_defaults=True):
     epoch: int | None = None
 
 
+class Heartbeat(_Timed, tag="heartbeat"):
+    """The server is there, and this is how far it is; only where ``heartbeat`` was asked for.
+
+    Attributes:
+        epoch: the server's present life.
+        seq: everything up to this sequence number that was asked for has come, or was told as a :class:`Gap`.
+        time: the server's clock, RFC 3339 text, as sent; :attr:`t` is the same in integer ns.
+    """
+
+    epoch: int
+    seq: int
+    time: str = msgspec.field(name="t")
+
+
 #: What a feed yields.
-Message = Quote | Trade | Gap
+Message = Quote | Trade | Gap | Heartbeat
 
 
 class Position(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -120,11 +138,19 @@ class Position(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Rule(msgspec.Struct):
-    """Symbols that are received in the same way. ``max_hz`` None = every tick."""
+    """Symbols that are received in the same way.
+
+    Attributes:
+        max_hz: None = every tick.
+        where: the condition as the server writes it; None = none.
+        fields: None = all.
+    """
 
     quotes: list[str] = []
     trades: list[str] = []
     max_hz: float | None = None
+    where: str | None = None
+    fields: list[str] | None = None
 
 
 class Subscription(msgspec.Struct, tag_field="T", tag="subscription"):
@@ -135,6 +161,7 @@ class Subscription(msgspec.Struct, tag_field="T", tag="subscription"):
         rules: the same, by how they are received.
         epoch, seq: the symbols of the command are streamed from after this position.
         recovered: whether everything after ``since`` can be given; None where nothing was asked.
+        heartbeat: seconds between two heartbeats; None = there are none.
     """
 
     quotes: list[str] = []
@@ -143,6 +170,7 @@ class Subscription(msgspec.Struct, tag_field="T", tag="subscription"):
     epoch: int | None = None
     seq: int | None = None
     recovered: bool | None = None
+    heartbeat: float | None = None
 
 
 class Success(msgspec.Struct, tag_field="T", tag="success"):
@@ -160,12 +188,12 @@ class Error(msgspec.Struct, tag_field="T", tag="error"):
     msg: str = ""
 
 
-Received = Quote | Trade | Gap | Subscription | Success | Error
+Received = Quote | Trade | Gap | Heartbeat | Subscription | Success | Error
 
 _frame = msgspec.json.Decoder(list[Received])
 _raw_frame = msgspec.json.Decoder(list[msgspec.Raw])
 _message = msgspec.json.Decoder(Received)
-_KNOWN = frozenset({"q", "t", "gap", "subscription", "success", "error"})
+_KNOWN = frozenset({"q", "t", "gap", "heartbeat", "subscription", "success", "error"})
 
 
 class _Tagged(msgspec.Struct):
@@ -195,7 +223,11 @@ def encode_message(message: Message) -> bytes:
     """The message as JSON with the keys of the wire."""
     if isinstance(message, Quote) and (isnan(message.bid) or isnan(message.ask)):
         line = msgspec.structs.asdict(message)
+        for side in ("bid", "ask"):
+            if not line[f"{side}_size"]:
+                line[side] = 0.0 if isnan(line[side]) else line[side]
         keys = {field.name: field.encode_name for field in msgspec.structs.fields(Quote)}
-        wire = {keys[name]: 0.0 if value != value else value for name, value in line.items() if value != ""}
+        # What is still NaN, or empty, was not asked for.
+        wire = {keys[name]: value for name, value in line.items() if value == value and value != ""}
         return msgspec.json.encode({"T": "q", **wire})
     return msgspec.json.encode(message)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import fnmatch
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
-from marketfeed.client.messages import Gap, Position, Quote, Trade
+from marketfeed.client.messages import Gap, Heartbeat, Position, Quote, Rule, Trade
 
 #: ("quotes" or "trades", symbol or glob)
 Name = tuple[str, str]
@@ -20,13 +20,27 @@ _OWNERS_KEPT = 65_536
 
 @dataclass(frozen=True)
 class Options:
-    """How symbols are wanted. None = every tick; else only the latest of each symbol, at most so often a second."""
+    """How symbols are wanted."""
 
+    #: None = every tick; else only the latest of each symbol, at most so often a second
     max_hz: float | None = None
+    #: only ticks for which this holds; None = all
+    where: str | None = None
+    #: only these keys, sorted; None = all
+    fields: tuple[str, ...] | None = None
 
     def as_wire(self) -> dict[str, Any]:
         """As the keys of a `subscribe` command."""
-        return {} if self.max_hz is None else {"max_hz": self.max_hz}
+        given = {"max_hz": self.max_hz, "where": self.where, "fields": self.fields}
+        return {key: value for key, value in given.items() if value is not None}
+
+    def told(self, names: Iterable[Name], rules: Iterable[Rule]) -> Options:
+        """The same as the server writes them in its answer for these symbols: equal ones are equal only then."""
+        channel, pattern = next(iter(names))
+        for rule in rules:
+            if pattern in (rule.quotes if channel == "quotes" else rule.trades):
+                return replace(self, where=rule.where, fields=None if rule.fields is None else tuple(rule.fields))
+        return self
 
 
 @dataclass(eq=False)
@@ -119,12 +133,19 @@ class Parts:
 
     def skip(self, gap: Gap) -> None:
         """Move on to behind what the server says is lost."""
-        if gap.last is None or gap.epoch is not None:
+        # What was lost by a move belongs to no part: the one moved to begins behind it, the others have yet to come.
+        if gap.last is None or gap.epoch is not None or gap.reason == "moved":
             return
         for part in self._parts:
             # Of several parts only those that had come so far are meant for certain.
             if part.position < gap.last and (part is self.sole or part.position >= gap.first - 1):
                 part.position = gap.last
+
+    def reach(self, heartbeat: Heartbeat) -> None:
+        """Move on to where the server says that everything has come: for long there may have been no tick."""
+        for part in self._parts:
+            if part.epoch == heartbeat.epoch and part.position < heartbeat.seq:
+                part.position = heartbeat.seq
 
     def _changed(self) -> None:
         self._owners.clear()

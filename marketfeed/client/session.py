@@ -8,7 +8,9 @@
     disconnected()                       the transport is gone; connected() follows when there is a new one
 
 After a new connection everything that was subscribed is asked for again from its position, so that each tick arrives
-once and what is lost is told as a :class:`Gap`. Commands that had no answer yet are sent again behind that.
+once and what is lost is told as a :class:`Gap`. Commands that had no answer yet are sent again behind that. A position
+is the number of the last tick that came, or of a heartbeat: of a subscription that is quiet, be it for its ``where``,
+only heartbeats tell how far it is.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from marketfeed.client.errors import ClientError, CommandError, ConnectionFailed
 from marketfeed.client.messages import (
     Error,
     Gap,
+    Heartbeat,
     Message,
     Position,
     Quote,
@@ -39,6 +42,8 @@ from marketfeed.client.parts import Name, Options, Part, Parts
 
 #: A command's symbols take at most so many bytes; more go in several commands. A server reads 64 KiB in one.
 _COMMAND_BYTES = 32 * 1024
+#: And its options so many: a command that is too long ends the connection.
+_OPTIONS_BYTES = 16 * 1024
 
 # Codes of `error` messages.
 _AUTH_FAILED, _ALREADY_AUTHENTICATED, _AUTH_TIMEOUT, _INTERNAL = 402, 403, 404, 500
@@ -101,6 +106,7 @@ class _Command:
     options: Options = field(default_factory=Options)
     snapshot: bool = False
     since: Position | str | None = None
+    heartbeat: float | None = None
 
     def text(self) -> str:
         wire: dict[str, Any] = {"action": self.action}
@@ -111,6 +117,8 @@ class _Command:
             wire["snapshot"] = True
         if self.since is not None:
             wire["since"] = self.since
+        if self.heartbeat is not None:
+            wire["heartbeat"] = self.heartbeat
         return msgspec.json.encode(wire).decode()
 
 
@@ -124,6 +132,7 @@ class Session:
     Attributes:
         epoch: the server's present life, once it has told.
         ready: the server takes commands.
+        heartbeat: seconds between two heartbeats of this connection; None = it has none.
         last_error: what the server said that answers no command, on this connection.
         failure: why this connection cannot go on: a :class:`ConnectionFailed` where a new one may, else
             :class:`ConnectionRefused` (credentials) or :class:`CommandError` (it does not give again what was cut).
@@ -136,6 +145,10 @@ class Session:
         self._outgoing: list[str] = []
         self.epoch: int | None = None
         self.ready = False
+        self.heartbeat: float | None = None
+        #: the interval that the user asked for, and the same as long as this connection has to be asked for it
+        self._wanted_heartbeat: float | None = None
+        self._heartbeat_to_ask: float | None = None
         self.last_error: Error | None = None
         self.failure: ClientError | None = None
 
@@ -148,8 +161,11 @@ class Session:
         trades: Iterable[str] = (),
         *,
         max_hz: float | None = None,
+        where: str | None = None,
+        fields: Iterable[str] | None = None,
         snapshot: bool = False,
         since: Since | None = None,
+        heartbeat: float | None = None,
     ) -> None:
         """Add symbols. ``done`` is called by a later :meth:`receive`.
 
@@ -160,8 +176,10 @@ class Session:
             raise ValueError(f"max_hz is a number above 0, not {max_hz}")
         if snapshot and since is not None:
             raise ValueError("snapshot and since exclude each other: what came since then holds the latest of each")
-        options, place = Options(max_hz), _place(since)
-        self._command("subscribe", quotes, trades, done, options=options, snapshot=snapshot, since=place)
+        if heartbeat is not None and not (math.isfinite(heartbeat) and heartbeat >= 0):
+            raise ValueError(f"heartbeat is a number of seconds, 0 = none, not {heartbeat}")
+        how = {"options": _options(max_hz, where, fields), "since": _place(since)}
+        self._command("subscribe", quotes, trades, done, snapshot=snapshot, heartbeat=heartbeat, **how)
 
     def unsubscribe(
         self,
@@ -192,7 +210,15 @@ class Session:
         commands = [_Command(action, chunk, request, **how) for chunk in chunks]
         self._pending.extend(commands)
         if self.ready:
-            self._outgoing += [command.text() for command in commands]
+            self._write(commands)
+
+    def _write(self, commands: Iterable[_Command]) -> None:
+        for command in commands:
+            if self._heartbeat_to_ask is not None and command.action == "subscribe":
+                if command.heartbeat is None:
+                    command.heartbeat = self._heartbeat_to_ask
+                self._heartbeat_to_ask = None
+            self._outgoing.append(command.text())
 
     @property
     def waiting(self) -> bool:
@@ -215,6 +241,8 @@ class Session:
     def disconnected(self) -> None:
         """The transport is gone; whatever it did not deliver is asked for again on the next one."""
         self.ready = False
+        self.heartbeat = None
+        self._heartbeat_to_ask = self._wanted_heartbeat
         self._outgoing.clear()
         again = [
             _Command("subscribe", chunk, None, part.options, since=part.place())
@@ -250,10 +278,13 @@ class Session:
                 sole = parts.sole
         return messages
 
-    def _control(self, message: Received) -> Gap | None:
+    def _control(self, message: Received) -> Gap | Heartbeat | None:
         match message:
             case Gap():
                 self._parts.skip(message)
+                return message
+            case Heartbeat():
+                self._parts.reach(message)
                 return message
             case Subscription():
                 return self._answered(message)
@@ -274,16 +305,21 @@ class Session:
     def _begin(self) -> None:
         if not self.ready:
             self.ready = True
-            self._outgoing += [command.text() for command in self._pending]
+            self._write(self._pending)
 
     def _answered(self, reply: Subscription) -> Gap | None:
         if not self.ready or not self._pending:
             return None
         command = self._pending.popleft()
+        self.heartbeat = reply.heartbeat
+        if command.heartbeat is not None:
+            self._wanted_heartbeat = command.heartbeat or None
+            self._heartbeat_to_ask = None
         if command.action == "unsubscribe":
             self._parts.remove(command.names)
         else:
-            part = Part(command.options, set(command.names), reply.epoch, reply.seq or 0)
+            options = command.options.told(command.names, reply.rules)
+            part = Part(options, set(command.names), reply.epoch, reply.seq or 0)
             self._parts.add(part, anew=command.snapshot or command.since is not None)
         if command.request is not None:
             command.request.answer(reply)
@@ -306,6 +342,8 @@ class Session:
             self.last_error = error
         elif (request := self._pending[0].request) is not None:
             self._pending.popleft()
+            if self.heartbeat is None:
+                self._heartbeat_to_ask = self._wanted_heartbeat
             request.fail(error)
         elif code == _INTERNAL:
             # It stays pending, and is asked for on the next connection.
@@ -327,6 +365,22 @@ def _names(channel: str, patterns: Iterable[str]) -> list[Name]:
         if not isinstance(pattern, str):
             raise TypeError(f"{channel} is a list of texts: {pattern!r} is none")
     return names
+
+
+def _options(max_hz: float | None, where: str | None, fields: Iterable[str] | None) -> Options:
+    if where is not None and not isinstance(where, str):
+        raise TypeError(f"where is a text, not {where!r}")
+    if isinstance(fields, str):
+        raise TypeError(f"fields is a list of keys, not one text: {fields!r}")
+    keys = None if fields is None else set(fields)
+    for key in keys or ():
+        if not isinstance(key, str):
+            raise TypeError(f"fields is a list of texts: {key!r} is none")
+    options = Options(max_hz, where, None if keys is None else tuple(sorted(keys)))
+    size = len(msgspec.json.encode(options.as_wire()))
+    if size > _OPTIONS_BYTES:
+        raise ValueError(f"where and fields have at most {_OPTIONS_BYTES:,} bytes, not {size:,}")
+    return options
 
 
 def _place(since: Since | None) -> Position | str | None:

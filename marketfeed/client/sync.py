@@ -115,11 +115,24 @@ class SyncFeed:
         trades: Iterable[str] = (),
         *,
         max_hz: float | None = None,
+        where: str | None = None,
+        fields: Iterable[str] | None = None,
         snapshot: bool = False,
         since: Since | None = None,
+        heartbeat: float | None = None,
     ) -> Subscription:
         """As :meth:`Feed.subscribe`."""
-        return self._thread.call(self._feed.subscribe(quotes, trades, max_hz=max_hz, snapshot=snapshot, since=since))
+        asked = self._feed.subscribe(
+            quotes,
+            trades,
+            max_hz=max_hz,
+            where=where,
+            fields=fields,
+            snapshot=snapshot,
+            since=since,
+            heartbeat=heartbeat,
+        )
+        return self._thread.call(asked)
 
     def unsubscribe(self, quotes: Iterable[str] = (), trades: Iterable[str] = ()) -> Subscription:
         """As :meth:`Feed.unsubscribe`."""

@@ -15,7 +15,7 @@ import click
 
 from marketfeed.client.aio import Feed, connect
 from marketfeed.client.errors import ClientError
-from marketfeed.client.messages import Gap, Message, Position, encode_message
+from marketfeed.client.messages import Message, Position, Quote, Trade, encode_message
 from marketfeed.client.state import State, StateChange
 
 if TYPE_CHECKING:
@@ -43,8 +43,10 @@ def _since(context: click.Context, parameter: click.Parameter, value: str | None
 @click.option("--quotes", multiple=True, callback=_symbols, metavar="SYMBOLS", help="quotes of these: A,B-*")
 @click.option("--trades", multiple=True, callback=_symbols, metavar="SYMBOLS", help="trades of these: A,B-*")
 @click.option("--max-hz", type=float, metavar="HZ", help="only the latest of each, so often  [default: every tick]")
+@click.option("--where", metavar="CONDITION", help="only ticks for which it holds: 'spread_bps < 5 and bid >= 10'")
 @click.option("--snapshot/--no-snapshot", default=None, help="the latest of each symbol first  [default: yes]")
 @click.option("--since", callback=_since, metavar="PLACE", help="first what came after: a time, EPOCH:SEQ, 0 = all")
+@click.option("--heartbeat", type=float, metavar="SECONDS", help="a sign of life so often, and again if there is none")
 @click.option("--key", default="", envvar="MARKETFEED_KEY", show_envvar=True, help="who is there")
 @click.option("--secret", default="", envvar="MARKETFEED_SECRET", show_envvar=True, help="belongs to the key")
 @click.option("--token", default="", envvar="MARKETFEED_TOKEN", show_envvar=True, help="instead of key and secret")
@@ -55,8 +57,10 @@ def tail(
     quotes: list[str],
     trades: list[str],
     max_hz: float | None,
+    where: str | None,
     snapshot: bool | None,
     since: Position | str | None,
+    heartbeat: float | None,
     key: str,
     secret: str,
     token: str,
@@ -74,8 +78,10 @@ def tail(
         "quotes": quotes,
         "trades": trades,
         "max_hz": max_hz,
+        "where": where,
         "snapshot": since is None if snapshot is None else snapshot,
         "since": since,
+        "heartbeat": heartbeat,
     }
     login = {"key": key, "secret": secret, "token": token}
     show = _show_lines if lines or not sys.stdout.isatty() else _show_table
@@ -103,7 +109,7 @@ class _Count:
         if self._left is None:
             return messages
         for i, message in enumerate(messages):
-            if not isinstance(message, Gap):
+            if isinstance(message, Quote | Trade):
                 self._left -= 1
                 if not self._left:
                     return messages[: i + 1]

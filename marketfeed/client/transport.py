@@ -15,6 +15,8 @@ from marketfeed.client.errors import ConnectionFailed, ConnectionRefused
 MAX_FRAME = 16 * 1024 * 1024
 #: Seconds that the server has to complete the closing handshake.
 _CLOSE_S = 1.0
+#: Seconds that a loop has to read what came while it was held up.
+_LOOK_AGAIN_S = 0.05
 #: HTTP answers to the upgrade that say "not you" or "not here"; others may be different next time.
 _FINAL_STATUS = frozenset({400, 401, 403, 404, 405, 410, 426})
 
@@ -39,7 +41,9 @@ class Transport:
         self._lost = False
         self._silent = True
         self._pinged = False
-        self._dead = False
+        #: why it was given up
+        self._dead = ""
+        self._overdue: asyncio.TimerHandle | None = None
         self._interval = ping_interval
         self.code: int | None = None
         self.reason = ""
@@ -55,8 +59,7 @@ class Transport:
         if not self._reading or not self._silent:
             self._pinged = False
         elif self._pinged:
-            self._dead = True
-            self._protocol.stream.close()  # type: ignore[union-attr]  # an open connection has a stream
+            self._give_up(f"nothing was heard for {2 * self._interval:g} s")
             return
         else:
             self._pinged = True
@@ -67,21 +70,39 @@ class Transport:
         self._silent = True
         self._watch = asyncio.get_running_loop().call_later(self._interval, self._look)
 
-    async def read(self) -> str | bytes | None:
-        """The next frame; None when the connection is gone."""
+    def _look_again(self, silence: float) -> None:
+        # A loop that was held up finds the time over before it has read what came meanwhile.
+        reason = f"no heartbeat was heard for {silence:g} s"
+        self._overdue = asyncio.get_running_loop().call_later(_LOOK_AGAIN_S, self._give_up, reason)
+
+    def _give_up(self, reason: str) -> None:
+        self._dead = reason
+        self._protocol.stream.close()  # type: ignore[union-attr]  # an open connection has a stream
+
+    async def read(self, within: float | None = None) -> str | bytes | None:
+        """The next frame; None when the connection is gone.
+
+        Args:
+            within: seconds; where none comes in that time the connection is given up. None = wait.
+        """
         if self._lost:
             return None
         self._reading = True
+        if within is not None:
+            self._overdue = asyncio.get_running_loop().call_later(within, self._look_again, within)
         try:
             frame = await self._connection.read_message()
         finally:
+            if self._overdue is not None:
+                self._overdue.cancel()
+                self._overdue = None
             self._reading = False
         self._silent = self._pinged = False
         if frame is None:
             self._lost = True
             self.code = self._connection.close_code
             if self._dead:
-                self.reason = f"nothing was heard for {2 * self._interval:g} s"
+                self.reason = self._dead
             elif self.code is None:
                 self.reason = "the connection broke"
             else:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import marketfeed
-from marketfeed.client import Backoff, Gap, Message
+from marketfeed.client import Backoff, Message, Quote, Trade
 from tests.integration.processes import BOUND
 
 HELLO = ["send", {"T": "success", "msg": "connected", "epoch": 5, "version": "9"}]
@@ -31,7 +31,7 @@ def run(main: Callable[[], Any]) -> Any:
 
 
 def seqs(messages: list[Message]) -> list[int]:
-    return [message.seq for message in messages if not isinstance(message, Gap)]
+    return [message.seq for message in messages if isinstance(message, Quote | Trade)]
 
 
 async def until(feed: marketfeed.client.Feed, seq: int) -> list[Message]:
@@ -39,7 +39,7 @@ async def until(feed: marketfeed.client.Feed, seq: int) -> list[Message]:
     messages: list[Message] = []
     async for message in feed:
         messages.append(message)
-        if not isinstance(message, Gap) and message.seq >= seq:
+        if isinstance(message, Quote | Trade) and message.seq >= seq:
             return messages
     raise AssertionError(f"the feed ended before {seq}")
 

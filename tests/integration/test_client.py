@@ -15,6 +15,7 @@ from marketfeed.client import (
     CommandError,
     ConnectionFailed,
     ConnectionRefused,
+    Heartbeat,
     Quote,
     State,
     StateChange,
@@ -239,6 +240,59 @@ def test_a_server_that_is_quiet_but_answers_pings_is_kept() -> None:
                     async with asyncio.timeout(1.0):  # the time is what is tested: twenty silent intervals
                         await feed.take()
                 assert feed.state is State.CONNECTED
+                assert feed.reconnects == 0
+
+    run(main)
+
+
+def test_a_server_whose_heartbeat_is_overdue_is_given_up_though_it_answers_pings() -> None:
+    async def main() -> None:
+        states: list[StateChange] = []
+        alive = ["send", {"T": "heartbeat", "epoch": 5, "seq": 40, "t": "2024-01-01T00:00:00.000000+00:00"}]
+        first = [HELLO, ["expect"], reply(0, heartbeat=0.1), ["quotes", "A", 1, 1], alive]
+        second = [HELLO, ["expect"], reply(40), ["quotes", "A", 41, 41]]
+        with fake(first, second) as server:
+            async with quickly(server.url, ping_interval=0.02, on_state=states.append) as feed:
+                assert (await feed.subscribe(quotes=["A"], where="bid > 0", heartbeat=0.1)).heartbeat == 0.1
+                messages = await until(feed, 41)
+                assert [type(message) for message in messages] == [Quote, Heartbeat, Quote]
+                assert feed.reconnects == 1
+            assert [change.reason for change in states if change.state is State.WAITING] == [
+                "no heartbeat was heard for 0.25 s"
+            ]
+            assert server.command() == (
+                0,
+                {"action": "subscribe", "quotes": ["A"], "where": "bid > 0", "heartbeat": 0.1},
+            )
+            since = {"seq": 40, "epoch": 5}
+            assert server.command() == (
+                1,
+                {"action": "subscribe", "quotes": ["A"], "where": "bid > 0", "heartbeat": 0.1, "since": since},
+            )
+
+    run(main)
+
+
+def test_a_server_that_gives_no_heartbeats_is_not_given_up_for_it() -> None:
+    async def main() -> None:
+        with fake([HELLO, ["expect"], reply(0)]) as server:
+            async with quickly(server.url) as feed:
+                assert (await feed.subscribe(quotes=["A"], heartbeat=0.01)).heartbeat is None
+                with pytest.raises(TimeoutError):
+                    async with asyncio.timeout(0.5):  # the time is what is tested: twenty times what would be overdue
+                        await feed.take()
+                assert feed.reconnects == 0
+
+    run(main)
+
+
+def test_a_consumer_that_takes_nothing_for_a_while_does_not_make_heartbeats_overdue() -> None:
+    async def main() -> None:
+        with fake([HELLO, ["expect"], reply(0, heartbeat=0.1), ["quotes", "A", 1, 20_000]]) as server:
+            async with quickly(server.url, buffer=100) as feed:
+                await feed.subscribe(quotes=["A"], heartbeat=0.1)
+                await asyncio.sleep(1.0)  # the time is what is tested: four times what would be overdue
+                assert seqs(await until(feed, 20_000)) == list(range(1, 20_001))
                 assert feed.reconnects == 0
 
     run(main)

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 import marketfeed
-from marketfeed.client import ClientError, CommandError, ConnectionFailed, ConnectionRefused, Quote
+from marketfeed.client import ClientError, CommandError, ConnectionFailed, ConnectionRefused, Position, Quote
 from tests.integration.clients import HELLO, free_port, reply, seqs
 from tests.integration.processes import BOUND, ROOT, fake, server, stream_of
 
@@ -42,6 +42,21 @@ def test_the_synchronous_client_raises_what_the_other_does() -> None:
             feed.subscribe(quotes=["A"])
         with pytest.raises(ConnectionRefused):
             next(feed)
+
+
+def test_the_synchronous_client_asks_for_all_that_the_other_does() -> None:
+    with fake([HELLO, ["expect"], reply(0)]) as server, marketfeed.connect_sync(server.url) as feed:
+        feed.subscribe(["A"], ["B"], max_hz=2, where="bid > 1", fields=["bp"], since=Position(3, 5), heartbeat=60)
+        assert server.command()[1] == {
+            "action": "subscribe",
+            "quotes": ["A"],
+            "trades": ["B"],
+            "max_hz": 2,
+            "where": "bid > 1",
+            "fields": ["bp"],
+            "since": {"seq": 3, "epoch": 5},
+            "heartbeat": 60,
+        }
 
 
 def test_the_synchronous_client_works_inside_a_running_loop() -> None:

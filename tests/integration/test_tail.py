@@ -77,6 +77,11 @@ def test_gaps_are_lines_too_and_do_not_count_as_ticks() -> None:
         (["--quotes", "A, B", "--quotes", "C"], {"quotes": ["A", "B", "C"], "snapshot": True}),
         (["--trades", "A", "--no-snapshot", "--max-hz", "2"], {"trades": ["A"], "max_hz": 2.0}),
         (["--trades", "A", "--since", "0"], {"trades": ["A"], "since": {"seq": 0}}),
+        (
+            ["--trades", "A", "--where", "size > 1", "--snapshot"],
+            {"trades": ["A"], "where": "size > 1", "snapshot": True},
+        ),
+        (["--trades", "A", "--no-snapshot", "--heartbeat", "60"], {"trades": ["A"], "heartbeat": 60.0}),
         (["--trades", "A", "--since", "5:77"], {"trades": ["A"], "since": {"seq": 77, "epoch": 5}}),
         (["--trades", "A", "--since", "2024-01-01T00:00:00Z"], {"trades": ["A"], "since": "2024-01-01T00:00:00Z"}),
     ],
@@ -112,12 +117,39 @@ def test_a_server_that_is_not_there_is_one_clear_line(url: str, words: str) -> N
     assert (done.returncode, done.stdout, done.stderr) == (1, "", f"Error: {words.format(port=port)}\n")
 
 
-@pytest.mark.parametrize("options", [["--snapshot", "--since", "0"], ["--max-hz", "-1"]])
+@pytest.mark.parametrize("options", [["--snapshot", "--since", "0"], ["--max-hz", "-1"], ["--heartbeat", "-1"]])
 def test_options_that_make_no_sense_are_one_clear_line(options: list[str]) -> None:
     with fake([HELLO]) as there:
         done = tail(there.url, *options)
     assert done.returncode == 1
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_condition_filters_and_one_that_is_none_is_one_clear_line_that_points_at_it() -> None:
+    with server("--feed", "sim?symbols=20&rate=5000") as address:
+        url = stream_of(address)
+        done = tail(
+            url, "--quotes", "*", "--where", "spread_bps < 5 and ask_size > 500", "--since", "0", "--count", "200"
+        )
+        wrong = tail(url, "--quotes", "*", "--where", "bid > foo")
+    quotes = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(quotes) == 200
+    for quote in quotes:
+        assert 10_000 * (quote["ap"] - quote["bp"]) < 5 * (quote["ap"] + quote["bp"]) / 2
+        assert quote["as"] > 500
+    assert quotes[-1]["seq"] > 400, "it kept nearly all, so that this shows nothing"
+    assert (wrong.returncode, wrong.stdout) == (1, "")
+    assert wrong.stderr == "Error: where: unknown column 'foo' at character 6: bid > →foo (400)\n"
+
+
+def test_heartbeats_are_lines_too_and_do_not_count_as_ticks() -> None:
+    with server("--feed", "sim?symbols=5&rate=5") as address:
+        done = tail(stream_of(address), "--quotes", "*", "--heartbeat", "0.1", "--count", "6")
+    messages = [json.loads(line) for line in done.stdout.splitlines()]
+    heartbeats = [message for message in messages if message["T"] == "heartbeat"]
+    assert len(messages) - len(heartbeats) == 6
+    assert heartbeats
+    assert all(set(heartbeat) == {"T", "epoch", "seq", "t"} for heartbeat in heartbeats)
 
 
 def test_a_server_that_refuses_the_command_is_one_clear_line() -> None:

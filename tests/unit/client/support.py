@@ -68,5 +68,9 @@ def trade(symbol: str, seq: int) -> dict[str, Any]:
     return {"T": "t", "S": symbol, "p": 1, "s": 1, "t": "2024-01-01T00:00:00Z", "seq": seq}
 
 
+def heartbeat(seq: int, epoch: int = 5) -> dict[str, Any]:
+    return {"T": "heartbeat", "epoch": epoch, "seq": seq, "t": "2024-01-01T00:00:00.000000+00:00"}
+
+
 def seqs(messages: list[Message]) -> list[int]:
     return [m.seq for m in messages if isinstance(m, Quote | Trade)]

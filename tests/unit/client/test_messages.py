@@ -12,6 +12,7 @@ from marketfeed.client.errors import BadMessage
 from marketfeed.client.messages import (
     Error,
     Gap,
+    Heartbeat,
     Position,
     Quote,
     Rule,
@@ -60,17 +61,64 @@ def test_a_side_that_is_not_there_has_no_price(
     assert (quote.bid, quote.ask) == pytest.approx((bid, ask), nan_ok=True)
 
 
+@given(
+    st.sets(st.sampled_from(["bp", "bs", "ap", "as", "t"])), st.sampled_from([0.0, 5.0]), st.sampled_from([0.0, 2.0])
+)
+def test_what_was_not_asked_for_is_missing_and_makes_no_side_missing(keys: set[str], price: float, size: float) -> None:
+    whole = {"bp": price, "bs": size, "ap": price, "as": size, "t": "1970-01-01T00:00:01Z"}
+    wire = {"T": "q", "S": "X", **{key: value for key, value in whole.items() if key in keys}, "seq": 3}
+    (quote,) = decode_frame(msgspec.json.encode([wire]))
+    assert isinstance(quote, Quote)
+    no_side = price == size == 0
+    for side, bp, bs in ((quote.bid, "bp", "bs"), (quote.ask, "ap", "as")):
+        expected = math.nan if bp not in keys or (no_side and bs in keys) else price
+        assert side == pytest.approx(expected, nan_ok=True)
+    for value, key in ((quote.bid_size, "bs"), (quote.ask_size, "as")):
+        assert value == pytest.approx(size if key in keys else math.nan, nan_ok=True)
+    assert (quote.time, quote.t) == (("1970-01-01T00:00:01Z", 10**9) if "t" in keys else ("", 0))
+    # Written again, a size of 0 stands for a side that is not there, also where its price was not asked for.
+    implied = {bp: 0.0 for bp, bs in (("bp", "bs"), ("ap", "as")) if bs in keys and not size}
+    assert msgspec.json.decode(encode_message(quote)) == implied | wire
+
+
+@given(st.sets(st.sampled_from(["p", "s", "t"])))
+def test_a_trade_has_what_was_asked_for(keys: set[str]) -> None:
+    whole = {"p": 0.0, "s": 7.0, "t": "1970-01-01T00:00:01Z"}
+    wire = {"T": "t", "S": "X", **{key: value for key, value in whole.items() if key in keys}, "seq": 3}
+    (trade,) = decode_frame(msgspec.json.encode([wire]))
+    assert isinstance(trade, Trade)
+    assert (trade.price, trade.size) == pytest.approx(
+        (0.0 if "p" in keys else math.nan, 7.0 if "s" in keys else math.nan), nan_ok=True
+    )
+    assert trade.t == (10**9 if "t" in keys else 0)
+    assert msgspec.json.decode(encode_message(trade)) == wire
+
+
+@pytest.mark.parametrize("zone", ["+00:00", "Z"])
+def test_a_heartbeat_tells_a_position_and_the_time(zone: str) -> None:
+    wire = f'{{"T":"heartbeat","epoch":5,"seq":120,"t":"2026-11-22T20:00:00.123456{zone}"}}'
+    (heartbeat,) = decode_frame(f"[{wire}]")
+    assert heartbeat == Heartbeat(5, 120, f"2026-11-22T20:00:00.123456{zone}")
+    assert isinstance(heartbeat, Heartbeat)
+    assert heartbeat.t == 1_795_377_600_123_456_000
+    assert encode_message(heartbeat).decode() == wire
+
+
 def test_control_messages_are_read() -> None:
     frame = """[
         {"T":"success","msg":"connected","epoch":123456,"version":"0.1.0"},
         {"T":"subscription","quotes":["A*"],"trades":[],"bars":[],"epoch":5,"seq":9,"recovered":false,
-         "rules":[{"quotes":["A*"],"trades":[],"max_hz":4.0},{"quotes":[],"trades":["B"]}]},
+         "heartbeat":2.5,
+         "rules":[{"quotes":["A*"],"trades":[],"max_hz":4.0},
+                  {"quotes":[],"trades":["B"],"where":"1 < size","fields":["p","s"]}]},
         {"T":"gap","from":10,"to":20,"reason":"lapped"},
         {"T":"gap","epoch":4,"from":18,"to":null,"reason":"epoch"},
         {"T":"error","code":400,"msg":"no"}]"""
     assert decode_frame(frame) == [
         Success("connected", 123456, "0.1.0"),
-        Subscription(["A*"], [], [Rule(["A*"], [], 4.0), Rule([], ["B"], None)], 5, 9, False),
+        Subscription(
+            ["A*"], [], [Rule(["A*"], [], 4.0), Rule([], ["B"], None, "1 < size", ["p", "s"])], 5, 9, False, 2.5
+        ),
         Gap(10, 20, "lapped"),
         Gap(18, None, "epoch", 4),
         Error(400, "no"),
@@ -79,7 +127,7 @@ def test_control_messages_are_read() -> None:
 
 def test_what_a_newer_server_adds_is_passed_over_and_the_rest_is_read() -> None:
     newer = QUOTE.replace('"seq"', '"c":["R"],"z":{"deep":[1]},"seq"')
-    frame = f'[{{"T":"heartbeat","seq":5}},{newer},{{"no":"type"}},{TRADE}]'
+    frame = f'[{{"T":"weather","seq":5}},{newer},{{"no":"type"}},{TRADE}]'
     assert decode_frame(frame) == decode_frame(f"[{QUOTE},{TRADE}]")
 
 
@@ -91,6 +139,7 @@ def test_what_a_newer_server_adds_is_passed_over_and_the_rest_is_read() -> None:
         "{}",
         "nonsense",
         '[{"T":"q"}]',
+        '[{"T":"heartbeat","seq":5}]',
         '[{"T":"q","S":"A","bp":"1","bs":1,"ap":1,"as":1,"t":"2024-01-01T00:00:00Z"}]',
         "[1]",
         b"\xff\xfe",

@@ -4,6 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from marketfeed.client.messages import Quote
+from marketfeed.client.messages import Rule as ToldRule
 from marketfeed.client.parts import Options, Part, Parts
 from marketfeed.model import QUOTE, InstrumentDirectory
 from marketfeed.stream.subscription import Rule, Selection
@@ -42,6 +43,20 @@ def test_client_and_server_agree_on_which_rule_a_tick_comes_from(
             parts.add(part, anew=True)
     owner = parts.owner(Quote(symbol, 1, 1, 2, 1, "2024-01-01T00:00:00Z", 1, feed))
     assert [owner is mine, owner is others] == served
+
+
+def test_options_are_those_that_the_server_tells_for_these_symbols() -> None:
+    asked = Options(4.0, "1 < bid", ("bp",))
+    rules = [
+        ToldRule(["A"], [], 4.0, "bid > 1", ["ap"]),
+        ToldRule(["B"], ["A"], 4.0, "2 < bid"),
+        ToldRule(["C"], [], 4.0),
+    ]
+    assert asked.told([("quotes", "A")], rules) == Options(4.0, "bid > 1", ("ap",))
+    assert asked.told([("trades", "A"), ("quotes", "B")], rules) == Options(4.0, "2 < bid", None)
+    assert asked.told([("quotes", "C")], rules) == Options(4.0)
+    assert asked.told([("quotes", "D")], rules) == asked
+    assert asked.told([("quotes", "A")], []) == asked
 
 
 def test_what_is_remembered_of_instruments_is_forgotten_when_the_parts_change() -> None:

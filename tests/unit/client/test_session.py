@@ -35,6 +35,17 @@ def test_a_command_is_sent_with_its_options_and_answered_with_the_state() -> Non
     assert (answer.seq, answer.epoch, answer.recovered, answer.rules[0].max_hz) == (7, 5, None, 4.0)
 
 
+def test_a_condition_fields_and_a_heartbeat_are_sent_as_they_are_given() -> None:
+    user = User()
+    user.connect()
+    assert user.subscribe(quotes=["A"], where="1<bid", fields=["bs", "bp", "bs"], heartbeat=2) == [
+        {"action": "subscribe", "quotes": ["A"], "where": "1<bid", "fields": ["bp", "bs"], "heartbeat": 2}
+    ]
+    assert user.subscribe(quotes=["A"], fields=[], heartbeat=0) == [
+        {"action": "subscribe", "quotes": ["A"], "fields": [], "heartbeat": 0}
+    ]
+
+
 @pytest.mark.parametrize(
     ("since", "wire"),
     [
@@ -59,6 +70,14 @@ def test_since_may_be_a_position_or_a_time(since: Any, wire: Any) -> None:
         ({"quotes": ["A"], "max_hz": 0}, ValueError),
         ({"quotes": ["A"], "max_hz": float("nan")}, ValueError),
         ({"quotes": ["A"], "max_hz": float("inf")}, ValueError),
+        ({"quotes": ["A"], "where": 5}, TypeError),
+        ({"quotes": ["A"], "where": "bid" * 10_000}, ValueError),
+        ({"quotes": ["A"], "where": "\ud800"}, ValueError),
+        ({"quotes": ["A"], "fields": "bp"}, TypeError),
+        ({"quotes": ["A"], "fields": ["bp", 1]}, TypeError),
+        ({"quotes": ["A"], "heartbeat": -1}, ValueError),
+        ({"quotes": ["A"], "heartbeat": float("nan")}, ValueError),
+        ({"quotes": ["A"], "heartbeat": float("inf")}, ValueError),
         ({"quotes": ["A"], "snapshot": True, "since": {"seq": 0}}, ValueError),
         ({"quotes": ["A"], "since": {"epoch": 5}}, ValueError),
         ({"quotes": ["A"], "since": datetime.datetime(2024, 1, 1)}, ValueError),
