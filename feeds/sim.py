@@ -23,6 +23,7 @@ BLOCK = 8_192
 
 _SECOND_NS = 1_000_000_000
 _WAKE_NS = 5_000_000
+_EARLY_NS = 1_000_000
 _MAX_BEHIND_NS = _SECOND_NS
 
 #: Price bands by opening price: from, tick size = unit / scale. A price is an integer times the unit, divided by the
@@ -252,7 +253,8 @@ class SimFeed:
         if self._rate * _WAKE_NS <= _SECOND_NS:
             return due
         # Batches are cheaper than ticks: one wake-up every 5 ms, on a fixed grid so that delays do not add up.
-        return max(due, now_ns - (now_ns - self._start_ns) % _WAKE_NS + _WAKE_NS)
+        # One that comes a little too early, as a loop's may, stands for the one it was meant to be.
+        return max(due, now_ns - (now_ns + _EARLY_NS - self._start_ns) % _WAKE_NS + _EARLY_NS + _WAKE_NS)
 
     def _bound_delay(self, now_ns: int) -> None:
         behind = now_ns - self._due_ns(self._done)

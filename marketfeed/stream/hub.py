@@ -196,6 +196,8 @@ class Hub:
             return
         ticks, seqs = changes.ticks[places], changes.seqs[places]
         pieces_of: dict[Encoding, list[bytes]] = {}
+        # Many groups want just one of the ticks: its frame is the same for all of them.
+        frame_of_one: dict[tuple[int, Encoding, type[Link]], bytes] = {}
         fast: defaultdict[type[Link], list[tuple[bytes, dict[Subscriber, RawSend]]]] = defaultdict(list)
         careful: list[tuple[bytes, Subscriber]] = []
         frames_sent = ticks_sent = 0
@@ -207,7 +209,13 @@ class Hub:
             pieces = pieces_of.get(encoding)
             if pieces is None:
                 pieces = pieces_of[encoding] = encoding.ticks(ticks, seqs)
-            frame = group.wrap(encoding.frame([pieces[n] for n in wanted]), encoding.BINARY)
+            if len(wanted) > 1:
+                frame = group.wrap(encoding.frame([pieces[n] for n in wanted]), encoding.BINARY)
+            else:
+                n = wanted[0]
+                one = (n, encoding, group.link_type)
+                frame = frame_of_one.get(one) or group.wrap(encoding.frame([pieces[n]]), encoding.BINARY)
+                frame_of_one[one] = frame
             members = len(ready)
             if members:
                 fast[group.link_type].append((frame, ready))

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 #: At most so many ticks go into one frame, so that it stays well below the 1 MiB that clients accept by default.
 FRAME_TICKS = 2048
 
+#: By so much of its window a pass of every tick may begin early.
+_EARLY = 0.2
+
 _K = TypeVar("_K")
 
 
@@ -126,6 +129,9 @@ class Lane:
         every: every tick, else the latest.
         interval: seconds from the begin of one pass to the next.
 
+    Tried and lost for this: arrays of (group, tick) pairs, sorted by group. At some thousand pairs a flush, concatenating
+    and sorting them costs what the appends cost, and each group's pieces must be picked from a list all the same.
+
     It knows for each (kind, instrument) - a cell - which groups want it, so that a flush costs as much as there are
     ticks and wants for them, whatever else is subscribed.
     """
@@ -138,11 +144,12 @@ class Lane:
         self.cursor = store.ring.head
         #: where the pass that has begun ends; = cursor between passes
         self.until = self.cursor
-        #: when the pass that began last was to begin, on the hub's clock
+        #: when the pass that began last began, on the hub's clock
         self.begun = -inf
-        # Loops wake up to a millisecond late, and feeds as they please: a pass may begin a little early, so that one
-        # wake-up does for both, and the next counts from when this one was to begin. Throttled lanes are never early.
-        self._early = min(0.001, interval / 5) if every else 0.0
+        # A feed's burst that comes a little before the window has passed is sent at once: then one wake-up does for
+        # both, bursts and passes fall into step, and with the timer's rounding no tick waits longer than the window.
+        # Throttled lanes are never early: theirs is a promise.
+        self._early = interval * _EARLY if every else 0.0
         #: (latest) what is still to be sent of the pass that has begun
         self._rest = _NOTHING
         self.groups: dict[tuple[Selection, Options, Encoding, type[Link]], Group] = {}
@@ -150,6 +157,8 @@ class Lane:
         self._routes: dict[int, dict[Group, None]] = {}
         self._routed = np.zeros(len(CHANNELS) * self._capacity, np.bool_)
         self._wide: dict[tuple[str | None, int], dict[Group, None]] = {}
+        #: how many groups have a condition
+        self._conditional = 0
         # Whom to ask when a new instrument appears.
         self._by_name: dict[str, dict[Group, None]] = {}
         self._globbing: dict[Group, None] = {}
@@ -168,12 +177,10 @@ class Lane:
     def begin(self, now: float) -> None:
         """Begin a pass: to the head as it is now."""
         self.until = self._store.ring.head
-        if self.every:
-            self.begun = max(now, self.begun + self.interval)
-        else:
+        self.begun = now
+        if not self.every:
             # All at once: asked for again from frame to frame, a symbol that never rests would never have its turn.
             self._rest = self._store.latest.since(self.cursor, len(self._store.directory))
-            self.begun = now
 
     def read(self) -> Changes:
         """What comes after the cursor, at most :data:`FRAME_TICKS`."""
@@ -204,16 +211,14 @@ class Lane:
         for n, cell in enumerate(cells[places].tolist()):
             for group in routes.get(cell, nobody):
                 pairs[group].append(n)
-        if self._wide:
-            # A group that takes all of one kind and some of the other is given both in one order.
-            mixed = set()
+        if wide:
             for n, key in enumerate(zip(ticks["feed"][places].tolist(), ticks["kind"][places].tolist(), strict=True)):
                 for group in wide[key]:
                     pairs[group].append(n)
-                    mixed.add(group)
-            for group in mixed:
+            # A group that takes all of one kind and some of the other is given both in one order.
+            for group in {group for groups in wide.values() for group in groups if group.cells and group in pairs}:
                 pairs[group].sort()
-        if any(group.where is not None for group in pairs):
+        if self._conditional:
             _keep_where(ticks[places], pairs)
         return places, pairs
 
@@ -227,6 +232,7 @@ class Lane:
 
     def add(self, group: Group) -> None:
         """Route to this group what it selects, now and when it appears."""
+        self._conditional += group.where is not None
         for kind in group.wide:
             self._wide.setdefault((group.selection.feed, kind), {})[group] = None
         for name in group.selection.names():
@@ -237,6 +243,7 @@ class Lane:
 
     def remove(self, group: Group) -> None:
         """Forget this group."""
+        self._conditional -= group.where is not None
         for kind in group.wide:
             _discard(self._wide, (group.selection.feed, kind), group)
         for name in group.selection.names():

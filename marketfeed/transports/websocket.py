@@ -3,6 +3,10 @@
 `write_message` makes a task and a frame for each client. Here a frame is made once and given to each socket's own
 `send`; only what a socket does not take goes through Tornado's buffer, and while anything is in there nothing else is
 sent to it. TLS connections always go through that buffer, for only Tornado knows their state.
+
+Tried, measured and lost: all sends of a flush as one ``map(call, sends, frames)`` (no bytecode between two sends, no
+difference beside a send's 8 us); headers joined with the pieces in one ``join`` (0.2 us a frame, for an encoding that
+would have to know its transport).
 """
 
 from __future__ import annotations
