@@ -37,7 +37,15 @@ class Setting:
 SETTINGS: tuple[Setting, ...] = (
     Setting("host", str, "127.0.0.1", "address", "listen here"),
     Setting("port", int, 8000, "TCP port", "listen on this one; 0 = any that is free", least=0, most=65_535),
-    Setting("coalesce_ms", float, 5.0, "ms", "while ticks keep coming, the longest that one waits for others", least=0.1, most=1000),
+    Setting(
+        "coalesce_ms",
+        float,
+        5.0,
+        "ms",
+        "while ticks keep coming, the longest that one waits for others",
+        least=0.1,
+        most=1000,
+    ),
     Setting(
         "ring_ticks",
         int,

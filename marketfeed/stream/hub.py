@@ -6,8 +6,7 @@ import logging
 from collections import defaultdict, deque
 from collections.abc import Iterable
 from dataclasses import dataclass
-from heapq import heapify, heapreplace
-from math import ceil, inf
+from math import inf
 from typing import NamedTuple
 
 import numpy as np
@@ -19,23 +18,22 @@ from marketfeed.model.ring import Lost
 from marketfeed.model.store import TickStore
 from marketfeed.model.tick import QUOTE
 from marketfeed.stream import protocol
-from marketfeed.stream.codes import CloseCode, ErrorCode, GapReason, ProtocolError
-from marketfeed.stream.encoding import ENCODINGS, Encoding
-from marketfeed.stream.lane import FRAME_TICKS, Changes, Group, Lane, Subscriber
+from marketfeed.stream.codes import CloseCode, ErrorCode, GapReason
+from marketfeed.stream.encoding import Encoding
+from marketfeed.stream.groups import Groups
+from marketfeed.stream.heartbeat import Heartbeats
+from marketfeed.stream.lane import FRAME_TICKS, Changes, Lane, Subscriber
 from marketfeed.stream.link import Link, RawSend, Took
+from marketfeed.stream.positions import SCAN_TICKS, check_position, position_of_time
 from marketfeed.stream.session import Session
-from marketfeed.stream.subscription import Options, Rule, Selection, covering, is_glob
+from marketfeed.stream.subscription import Options, covering
 
 log = logging.getLogger("marketfeed.hub")
 
-#: At most so many ticks of the ring are looked through at one go for one subscriber that is behind.
-_SCAN_TICKS = 1 << 16
 #: So many frames a lane may send before the loop may do something else.
 _FRAMES_AT_ONCE = 4
 #: So many sessions that are behind are served before the loop may do something else.
 _SERVED_AT_ONCE = 16
-#: The slowest cadence there is.
-_LONGEST_SECONDS = 3600.0
 
 
 class Started(NamedTuple):
@@ -94,26 +92,24 @@ class Hub:
             raise ValueError(f"the coalescing window is more than 0 s and at most 1 s, not {coalesce}")
         self.store = store
         self.stats = HubStats()
-        self._coalesce = coalesce
-        self._lanes: dict[tuple[bool, float], Lane] = {}
+        self._groups = Groups(store, coalesce)
         self._servable: deque[Session] = deque()
-        self._encodings: dict[tuple[str, bool, frozenset[str] | None], Encoding] = {}
         self._instruments_seen = len(store.directory)
         self._clock = clock or SystemClock()
-        #: when which session's next heartbeat is due: a heap
-        self._beats: list[tuple[float, int, Session]] = []
+        self._heartbeats = Heartbeats()
 
     @property
     def directory(self) -> InstrumentDirectory:
         """The store's."""
         return self.store.directory
 
-    def encoding(self, name: str, with_feed: bool, fields: frozenset[str] | None = None) -> Encoding:
+    def encoding(self, name: str, with_feed: bool) -> Encoding:
         """The one instance of that encoding."""
-        key = (name, with_feed, fields)
-        if key not in self._encodings:
-            self._encodings[key] = ENCODINGS[name](self.store.directory, with_feed, fields)
-        return self._encodings[key]
+        return self._groups.encoding(name, with_feed)
+
+    def beat(self, session: Session, now: float) -> None:
+        """A session's heartbeat was set: the next one is due an interval from now."""
+        self._heartbeats.set(session, session.heartbeat, now)
 
     # ---- time ------------------------------------------------------------------------------------------------
 
@@ -121,7 +117,7 @@ class Hub:
         """Do what is due at ``now`` (seconds on any steady clock). Returns when to be called again; infinite = not
         before something is published, subscribed or writable."""
         self._follow_directory()
-        for lane in list(self._lanes.values()):
+        for lane in self._groups.lanes():
             for _ in range(_FRAMES_AT_ONCE):
                 if lane.due() > now:
                     break
@@ -135,39 +131,25 @@ class Hub:
                 # A defect, but one client's: the others go on.
                 log.exception("%s: could not be served", session.name)
                 session.end(CloseCode.INTERNAL, protocol.error(ErrorCode.INTERNAL, "internal error"))
-        if self._beats:
-            self._send_beats(now)
+        for session in self._heartbeats.pop(now):
+            if session.can_take:  # else it hears of us as soon as it takes what is on its way
+                seq = min([subscriber.position for subscriber in session.subscribers], default=self.store.ring.head)
+                session.tell(protocol.heartbeat(self.store.epoch, seq, self._clock.now_ns()))
         return self.due()
 
     def due(self) -> float:
         """When :meth:`run` has something to do; in the past = now."""
         if self._servable:
             return -inf
-        times = [lane.due() for lane in self._lanes.values()]
-        if self._beats:
-            times.append(self._beats[0][0])
-        return min(times, default=inf)
-
-    def beat(self, session: Session, now: float) -> None:
-        """A session's heartbeat was set: the next one is due an interval from now."""
-        self._beats = [entry for entry in self._beats if entry[2] is not session]
-        if session.heartbeat:
-            self._beats.append((now + session.heartbeat, id(session), session))
-        heapify(self._beats)
-
-    def _send_beats(self, now: float) -> None:
-        while self._beats and self._beats[0][0] <= now:
-            session = self._beats[0][2]
-            heapreplace(self._beats, (now + session.heartbeat, id(session), session))
-            if session.can_take:  # else it hears of us as soon as it takes what is on its way
-                seq = min([subscriber.position for subscriber in session.subscribers], default=self.store.ring.head)
-                session.tell(protocol.heartbeat(self.store.epoch, seq, self._clock.now_ns()))
+        times = [lane.due() for lane in self._groups.lanes()]
+        times.append(self._heartbeats.due())
+        return min(times)
 
     def _follow_directory(self) -> None:
         begin, count = self._instruments_seen, len(self.store.directory)
         if begin < count:
             self._instruments_seen = count
-            for lane in self._lanes.values():
+            for lane in self._groups.lanes():
                 lane.instruments_added(begin)
 
     # ---- a lane's flush ----------------------------------------------------------------------------------------
@@ -264,7 +246,7 @@ class Hub:
         self.stats.stalls += 1
         for subscriber in session.subscribers:
             if subscriber.in_step:
-                self._leave(subscriber)
+                self._groups.leave(subscriber)
 
     def stalled(self, session: Session) -> None:
         """A session's link is full because of something it sent itself."""
@@ -331,12 +313,12 @@ class Hub:
         subscriber.until = subscriber.given = None
         if now < subscriber.not_before:
             return False
-        return not self._join(subscriber) and lane.every
+        return not self._groups.join(subscriber) and lane.every
 
     def _serve_every(self, subscriber: Subscriber) -> bool:
         """The ticks after its cursor, up to where its lane stands. Returns whether there is more to do."""
         group = subscriber.group
-        span = self.store.read(subscriber.cursor, _SCAN_TICKS, group.lane.cursor)
+        span = self.store.read(subscriber.cursor, SCAN_TICKS, group.lane.cursor)
         if span.lost:
             # First the gap by itself: should the link take no more after it, the ticks behind it are still to be had.
             subscriber.cursor = span.lost.last
@@ -356,7 +338,7 @@ class Hub:
             if self._send(subscriber, group.encoding.ticks(ticks[places], seqs)) is Took.NOTHING:
                 return False
         subscriber.cursor = cursor
-        return not self._join(subscriber)
+        return not self._groups.join(subscriber)
 
     def _send(self, subscriber: Subscriber, pieces: list[bytes]) -> Took:
         group = subscriber.group
@@ -367,43 +349,6 @@ class Hub:
         if took is not Took.MORE:
             self._stalled(subscriber.session)
         return took
-
-    # ---- in step or behind --------------------------------------------------------------------------------------
-
-    def _join(self, subscriber: Subscriber) -> bool:
-        """Go in step, if it is where its lane is and can take more. Returns whether it is in step now."""
-        session, lane = subscriber.session, subscriber.group.lane
-        if subscriber.cursor != lane.cursor or not session.can_take:
-            return False
-        lane.behind.pop(subscriber, None)
-        for other in session.subscribers:
-            if other is not subscriber and other.in_step and other.options == subscriber.options:
-                # Same wish, same place: one subscriber does for both.
-                other.keys |= subscriber.keys
-                self._remove(subscriber)
-                self._regroup(session)
-                return True
-        subscriber.in_step = True
-        self._place(session)
-        return True
-
-    def _leave(self, subscriber: Subscriber) -> None:
-        group = subscriber.group
-        group.ready.pop(subscriber, None)
-        group.careful.pop(subscriber, None)
-        subscriber.in_step = False
-        subscriber.cursor = group.lane.cursor
-        group.lane.behind[subscriber] = None
-
-    def _place(self, session: Session) -> None:
-        """Those in step go where the fast path may take them, or where it may not."""
-        alone = len(session.subscribers) == 1
-        for subscriber in session.subscribers:
-            if subscriber.in_step:
-                group = subscriber.group
-                group.ready.pop(subscriber, None)
-                group.careful.pop(subscriber, None)
-                (group.ready if alone else group.careful)[subscriber] = session.link.raw_send
 
     # ---- subscriptions ----------------------------------------------------------------------------------------
 
@@ -429,24 +374,24 @@ class Hub:
         self._follow_directory()
         keys = list(keys)
         if isinstance(since, protocol.Position):
-            self._check_position(since)
+            check_position(self.store, since)
         anew = snapshot or since is not None
         moved = {key for key in keys if anew or session.state.get(key) != options}
         if not moved:
             return Started(self._position(session, set(keys)))
-        opened = None if anew else self._open_subscriber(session, options)
+        opened = None if anew else self._groups.open_subscriber(session, options)
         overlapping = [] if anew else self._overlapping(session, moved)
         if opened is not None and all(subscriber is opened for subscriber in overlapping):
             session.state.update(dict.fromkeys(keys, options))
             opened.keys |= moved
-            self._regroup(session)
+            self._groups.regroup(session)
             return Started(opened.position)
         if overlapping:
             handover = self._handover(overlapping, now)
             session.state.update(dict.fromkeys(keys, options))
             return self._take_over(session, moved, options, handover, now)
 
-        subscriber = self._add(session, moved, options, keys)
+        subscriber = self._groups.add(session, moved, options, keys)
         lane = subscriber.group.lane
         live = lane.cursor if lane.every else self.store.ring.head
         started = self._start(subscriber, since) if since is not None else Started(live)
@@ -459,7 +404,7 @@ class Hub:
         if anew and not lane.every:
             subscriber.not_before = now + lane.interval
         if subscriber.until is None:
-            self._join(subscriber)
+            self._groups.join(subscriber)
         self._want_service(session)
         return started
 
@@ -476,8 +421,8 @@ class Hub:
                 heirs.setdefault(subscriber.options, set()).update(covering(subscriber.keys - keys, keys))
         for key in keys:
             del session.state[key]
-        self._take_away(session, keys)
-        self._regroup(session)
+        self._groups.take_away(session, keys)
+        self._groups.regroup(session)
         taken = [
             self._take_over(session, theirs, options, handover, now) for options, theirs in heirs.items() if theirs
         ]
@@ -487,17 +432,9 @@ class Hub:
         """A session has ended."""
         session.can_take = False
         session.state.clear()
-        if session.heartbeat:
-            session.heartbeat = 0.0
-            self.beat(session, 0.0)
+        self._heartbeats.set(session, 0.0, 0.0)
         for subscriber in list(session.subscribers):
-            self._remove(subscriber)
-
-    def _take_away(self, session: Session, keys: set[tuple[int, str]]) -> None:
-        for subscriber in list(session.subscribers):
-            subscriber.keys -= keys
-            if not subscriber.keys:
-                self._remove(subscriber)
+            self._groups.remove(subscriber)
 
     def _overlapping(self, session: Session, keys: set[tuple[int, str]]) -> list[Subscriber]:
         """The session's subscribers who may have instruments that these keys cover too."""
@@ -528,7 +465,7 @@ class Hub:
         now: float,
     ) -> Started:
         """A new subscriber for these keys, which goes on where others are with the instruments it takes from them."""
-        subscriber = self._add(session, keys, options, ())
+        subscriber = self._groups.add(session, keys, options, ())
         lane = subscriber.group.lane
         if lane.every:
             self._flush_to(lane, handover.reach, now)
@@ -549,47 +486,19 @@ class Hub:
             self.stats.ticks_lost += handover.reach - handover.behind
             gap = protocol.gap(handover.behind + 1, handover.reach, GapReason.MOVED)
         if subscriber.until is None and now >= subscriber.not_before:
-            self._join(subscriber)
+            self._groups.join(subscriber)
         self._want_service(session)
         return Started(position, gap=gap)
-
-    def _add(
-        self, session: Session, keys: set[tuple[int, str]], options: Options, named: Iterable[tuple[int, str]]
-    ) -> Subscriber:
-        """A new subscriber, behind, that takes these keys from whoever has them."""
-        self._take_away(session, keys)
-        session.state.update(dict.fromkeys(named, options))
-        group = self._join_group(session, options, self._selection(session, keys))
-        subscriber = Subscriber(session, options, keys, group)
-        session.subscribers.append(subscriber)
-        self._regroup(session)
-        group.lane.behind[subscriber] = None
-        return subscriber
 
     def _position(self, session: Session, keys: set[tuple[int, str]]) -> int:
         """The earliest position of those who have these keys."""
         return min(s.position for s in session.subscribers if not keys.isdisjoint(s.keys))
 
-    def _open_subscriber(self, session: Session, options: Options) -> Subscriber | None:
-        """One that more symbols may simply be added to: it is in step."""
-        for subscriber in session.subscribers:
-            if subscriber.options == options and subscriber.in_step:
-                return subscriber
-        return None
-
-    def _check_position(self, position: protocol.Position) -> None:
-        if position.epoch is None and position.seq:
-            raise ProtocolError(ErrorCode.SYNTAX, "since needs the epoch that its seq belongs to")
-        if position.epoch in (None, self.store.epoch) and position.seq > self.store.ring.head:
-            raise ProtocolError(
-                ErrorCode.SYNTAX, f"since.seq {position.seq} is beyond the last tick, {self.store.ring.head}"
-            )
-
     def _start(self, subscriber: Subscriber, since: protocol.Position | int) -> Started:
         """Where this position or time is, and whether every tick after it is still held."""
         every = subscriber.group.lane.every
         if isinstance(since, int):
-            seq = self._position_of_time(subscriber, since)
+            seq = position_of_time(self.store, subscriber.group.mask(self.store), since)
             return Started(seq or 0, seq is not None or not every)
         if since.epoch in (None, self.store.epoch):
             return Started(since.seq, since.seq + 1 >= self.store.ring.oldest or not every)
@@ -597,110 +506,3 @@ class Hub:
             return Started(0, True)
         self.stats.gaps += 1
         return Started(0, False, protocol.gap(since.seq + 1, None, GapReason.EPOCH, since.epoch))
-
-    def _position_of_time(self, subscriber: Subscriber, time_ns: int) -> int | None:
-        """The place before the first of its ticks that is later than this; None = that one may be lost already."""
-        ring = self.store.ring
-        mask = subscriber.group.mask(self.store)
-        certain = ring.oldest == 1
-        cursor = ring.oldest - 1
-        while cursor < ring.head:
-            span = ring.read(cursor, _SCAN_TICKS)
-            mine = mask[span.ticks["kind"].astype(np.intp) - QUOTE, span.ticks["instrument"]]
-            later = span.ticks["ts_event"] > time_ns
-            found = np.nonzero(mine & later)[0]
-            # Where one is held that is not later, what was lost before it is not later either.
-            certain |= bool((mine & ~later)[: found[0] if len(found) else None].any())
-            if len(found):
-                return span.first + int(found[0]) - 1 if certain else None
-            cursor = span.cursor
-        return ring.head if certain else None
-
-    # ---- lanes and groups -------------------------------------------------------------------------------------
-
-    def _lane(self, options: Options) -> Lane:
-        every = options.max_hz is None
-        interval = self._coalesce if options.max_hz is None else self._interval(options.max_hz)
-        key = (every, interval)
-        if key not in self._lanes:
-            self._lanes[key] = Lane(self.store, every, interval)
-        return self._lanes[key]
-
-    def _interval(self, max_hz: float) -> float:
-        """Seconds between two flushes: no shorter than asked for, and of few enough different lengths.
-
-        Whole coalescing windows, of which only the five leading bits count: at most 3.2 % longer than asked for, and
-        some hundred lanes at the most, whatever clients ask.
-        """
-        windows = max(1, ceil(min(1.0 / max_hz, _LONGEST_SECONDS) / self._coalesce))
-        step = 1 << max(0, windows.bit_length() - 5)
-        return -(-windows // step) * step * self._coalesce
-
-    def _drop_empty_lane(self, lane: Lane) -> None:
-        if not lane.groups:
-            self._lanes = {key: other for key, other in self._lanes.items() if other is not lane}
-
-    def _regroup(self, session: Session) -> None:
-        """Put each of the session's subscribers into the group of those who want the same."""
-        for subscriber in session.subscribers:
-            selection = self._selection(session, subscriber.keys)
-            old = subscriber.group
-            if old.selection == selection:
-                continue
-            if old.members == 1 and self._extend(old, subscriber.options, selection):
-                continue
-            subscriber.group = self._join_group(session, subscriber.options, selection)
-            old.ready.pop(subscriber, None)
-            old.careful.pop(subscriber, None)
-            self._leave_group(old, subscriber.options)
-        self._place(session)
-
-    def _extend(self, group: Group, options: Options, selection: Selection) -> bool:
-        """Have a group of one take more, where nobody else takes just that already."""
-        groups = group.lane.groups
-        rest = (options, group.encoding, group.link_type)
-        old = group.selection
-        if (selection, *rest) in groups or not group.lane.extend(group, selection):
-            return False
-        groups[(selection, *rest)] = groups.pop((old, *rest))
-        return True
-
-    def _selection(self, session: Session, keys: set[tuple[int, str]]) -> Selection:
-        rules = {Rule(kind, pattern, True) for kind, pattern in keys}
-        # What other subscribers of this session take must be left to them, where a glob of ours covers it too.
-        globbed = {kind for kind, pattern in keys if is_glob(pattern)}
-        rules |= {
-            Rule(kind, pattern, False)
-            for kind, pattern in session.state
-            if (kind, pattern) not in keys and (kind in globbed or (kind, pattern.partition(":")[2]) in keys)
-        }
-        return Selection(session.feed, rules)
-
-    def _join_group(self, session: Session, options: Options, selection: Selection) -> Group:
-        lane, encoding = self._lane(options), session.encoding
-        if options.fields is not None:
-            encoding = self.encoding(encoding.NAME, encoding.with_feed, options.fields)
-        key = (selection, options, encoding, type(session.link))
-        group = lane.groups.get(key)
-        if group is None:
-            group = lane.groups[key] = Group(lane, selection, options.where, encoding, type(session.link))
-            lane.add(group)
-        group.members += 1
-        return group
-
-    def _leave_group(self, group: Group, options: Options) -> None:
-        group.members -= 1
-        if not group.members:
-            lane = group.lane
-            del lane.groups[group.selection, options, group.encoding, group.link_type]
-            lane.remove(group)
-            self._drop_empty_lane(lane)
-
-    def _remove(self, subscriber: Subscriber) -> None:
-        session, group = subscriber.session, subscriber.group
-        session.subscribers.remove(subscriber)
-        group.ready.pop(subscriber, None)
-        group.careful.pop(subscriber, None)
-        group.lane.behind.pop(subscriber, None)
-        self._leave_group(group, subscriber.options)
-        self._place(session)

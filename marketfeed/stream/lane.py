@@ -129,9 +129,6 @@ class Lane:
         every: every tick, else the latest.
         interval: seconds from the begin of one pass to the next.
 
-    Tried and lost for this: arrays of (group, tick) pairs, sorted by group. At some thousand pairs a flush, concatenating
-    and sorting them costs what the appends cost, and each group's pieces must be picked from a list all the same.
-
     It knows for each (kind, instrument) - a cell - which groups want it, so that a flush costs as much as there are
     ticks and wants for them, whatever else is subscribed.
     """

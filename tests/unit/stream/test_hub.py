@@ -305,18 +305,18 @@ def test_a_hub_without_sessions_keeps_nothing(market):
         market.run(0.001)
     for session in sessions:
         session.closed()
-    assert market.hub._lanes == {}
+    assert market.hub._groups.lanes() == []
 
 
 def test_a_lane_is_shared_by_those_who_ask_for_nearly_the_same_cadence(market):
     for hz in range(1, 2000):
         session, _ = market.session()
         market.command(session, action="subscribe", quotes=["AAPL"], max_hz=hz / 7)
-    intervals = [lane.interval for lane in market.hub._lanes.values()]
+    intervals = [lane.interval for lane in market.hub._groups.lanes()]
     assert len(intervals) < 200
     for hz in range(1, 2000):
         wanted = max(0.005, 7 / hz)
-        given = market.hub._interval(hz / 7)
+        given = market.hub._groups.interval(hz / 7)
         assert wanted - 1e-9 <= given <= wanted * 1.035 + 0.005
 
 
@@ -466,7 +466,7 @@ def test_a_condition_or_field_that_is_none_is_refused_and_changes_nothing(market
         market.command(session, action="subscribe", quotes=["*"], **bad)
         assert link.messages()[-1]["code"] == 400
     assert session.state == {}
-    assert market.hub._lanes == {}
+    assert market.hub._groups.lanes() == []
 
 
 def test_a_heartbeat_comes_when_it_was_asked_for_and_says_how_far_the_client_is(market):
@@ -486,7 +486,7 @@ def test_a_heartbeat_comes_when_it_was_asked_for_and_says_how_far_the_client_is(
     market.command(session, action="subscribe", quotes=["AAPL"], heartbeat=0)
     assert market.run(10.0) == inf
     session.closed()
-    assert market.hub._beats == []
+    assert len(market.hub._heartbeats) == 0
 
 
 def test_a_heartbeat_of_a_client_that_is_behind_names_the_place_it_has_been_given(market):

@@ -274,7 +274,7 @@ def test_a_client_that_asks_on_without_reading_is_cut_before_much_waits_for_it(m
     assert link.closed[0] == CloseCode.SLOW_CLIENT
     assert 32 <= asked < 128  # some patience, but not much
     assert session._outbox == []
-    assert market.hub._lanes == {}
+    assert market.hub._groups.lanes() == []
 
 
 def behind(market: Market) -> tuple[Session, ListLink]:
@@ -308,7 +308,7 @@ def test_nothing_is_sent_and_nothing_is_done_after_the_end(market):
     market.run(1.0)
     assert len(link.frames) == frames
     assert session.state == {}
-    assert market.hub._lanes == {}
+    assert market.hub._groups.lanes() == []
 
 
 def test_the_reason_of_the_end_is_told_first_and_the_first_end_counts(market):
@@ -337,7 +337,7 @@ def test_a_connection_that_has_gone_leaves_nothing_and_may_go_twice(market):
         session.closed()
     link.full = False
     market.run(1.0)
-    assert market.hub._lanes == {}
+    assert market.hub._groups.lanes() == []
     assert session.subscribers == []
     assert link.closed is None  # it was the client who went
 

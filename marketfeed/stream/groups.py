@@ -1,0 +1,194 @@
+"""Who is in which lane and group: the memberships of every session's subscribers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from math import ceil
+
+from marketfeed.model.store import TickStore
+from marketfeed.stream.encoding import ENCODINGS, Encoding
+from marketfeed.stream.lane import Group, Lane, Subscriber
+from marketfeed.stream.session import Session
+from marketfeed.stream.subscription import Options, Rule, Selection, is_glob
+
+#: The slowest cadence there is.
+_LONGEST_SECONDS = 3600.0
+
+
+class Groups:
+    """Every lane with its groups; those that nobody is in any more are gone.
+
+    Args:
+        coalesce: seconds, the window of the lane of every tick and the unit of all others.
+    """
+
+    def __init__(self, store: TickStore, coalesce: float) -> None:
+        self._store = store
+        self._coalesce = coalesce
+        self._lanes: dict[tuple[bool, float], Lane] = {}
+        self._encodings: dict[tuple[str, bool, frozenset[str] | None], Encoding] = {}
+
+    def lanes(self) -> list[Lane]:
+        """Those that have somebody in them."""
+        return list(self._lanes.values())
+
+    def encoding(self, name: str, with_feed: bool, fields: frozenset[str] | None = None) -> Encoding:
+        """The one instance of that encoding."""
+        key = (name, with_feed, fields)
+        if key not in self._encodings:
+            self._encodings[key] = ENCODINGS[name](self._store.directory, with_feed, fields)
+        return self._encodings[key]
+
+    # ---- a session's subscribers ----------------------------------------------------------------------
+
+    def add(
+        self, session: Session, keys: set[tuple[int, str]], options: Options, named: Iterable[tuple[int, str]]
+    ) -> Subscriber:
+        """A new subscriber, behind, that takes these keys from whoever has them."""
+        self.take_away(session, keys)
+        session.state.update(dict.fromkeys(named, options))
+        group = self._join_group(session, options, self._selection(session, keys))
+        subscriber = Subscriber(session, options, keys, group)
+        session.subscribers.append(subscriber)
+        self.regroup(session)
+        group.lane.behind[subscriber] = None
+        return subscriber
+
+    def take_away(self, session: Session, keys: set[tuple[int, str]]) -> None:
+        for subscriber in list(session.subscribers):
+            subscriber.keys -= keys
+            if not subscriber.keys:
+                self.remove(subscriber)
+
+    def open_subscriber(self, session: Session, options: Options) -> Subscriber | None:
+        """One that more symbols may simply be added to: it is in step."""
+        for subscriber in session.subscribers:
+            if subscriber.options == options and subscriber.in_step:
+                return subscriber
+        return None
+
+    def remove(self, subscriber: Subscriber) -> None:
+        session, group = subscriber.session, subscriber.group
+        session.subscribers.remove(subscriber)
+        group.ready.pop(subscriber, None)
+        group.careful.pop(subscriber, None)
+        group.lane.behind.pop(subscriber, None)
+        self._leave_group(group, subscriber.options)
+        self.place(session)
+
+    # ---- in step or behind --------------------------------------------------------------------------------------
+
+    def join(self, subscriber: Subscriber) -> bool:
+        """Go in step, if it is where its lane is and can take more. Returns whether it is in step now."""
+        session, lane = subscriber.session, subscriber.group.lane
+        if subscriber.cursor != lane.cursor or not session.can_take:
+            return False
+        lane.behind.pop(subscriber, None)
+        for other in session.subscribers:
+            if other is not subscriber and other.in_step and other.options == subscriber.options:
+                # Same wish, same place: one subscriber does for both.
+                other.keys |= subscriber.keys
+                self.remove(subscriber)
+                self.regroup(session)
+                return True
+        subscriber.in_step = True
+        self.place(session)
+        return True
+
+    def leave(self, subscriber: Subscriber) -> None:
+        group = subscriber.group
+        group.ready.pop(subscriber, None)
+        group.careful.pop(subscriber, None)
+        subscriber.in_step = False
+        subscriber.cursor = group.lane.cursor
+        group.lane.behind[subscriber] = None
+
+    def place(self, session: Session) -> None:
+        """Those in step go where the fast path may take them, or where it may not."""
+        alone = len(session.subscribers) == 1
+        for subscriber in session.subscribers:
+            if subscriber.in_step:
+                group = subscriber.group
+                group.ready.pop(subscriber, None)
+                group.careful.pop(subscriber, None)
+                (group.ready if alone else group.careful)[subscriber] = session.link.raw_send
+
+    # ---- lanes and groups -------------------------------------------------------------------------------------
+
+    def lane(self, options: Options) -> Lane:
+        every = options.max_hz is None
+        interval = self._coalesce if options.max_hz is None else self.interval(options.max_hz)
+        key = (every, interval)
+        if key not in self._lanes:
+            self._lanes[key] = Lane(self._store, every, interval)
+        return self._lanes[key]
+
+    def interval(self, max_hz: float) -> float:
+        """Seconds between two flushes: no shorter than asked for, and of few enough different lengths.
+
+        Whole coalescing windows, of which only the five leading bits count: at most 3.2 % longer than asked for, and
+        some hundred lanes at the most, whatever clients ask.
+        """
+        windows = max(1, ceil(min(1.0 / max_hz, _LONGEST_SECONDS) / self._coalesce))
+        step = 1 << max(0, windows.bit_length() - 5)
+        return -(-windows // step) * step * self._coalesce
+
+    def _drop_empty_lane(self, lane: Lane) -> None:
+        if not lane.groups:
+            self._lanes = {key: other for key, other in self._lanes.items() if other is not lane}
+
+    def regroup(self, session: Session) -> None:
+        """Put each of the session's subscribers into the group of those who want the same."""
+        for subscriber in session.subscribers:
+            selection = self._selection(session, subscriber.keys)
+            old = subscriber.group
+            if old.selection == selection:
+                continue
+            if old.members == 1 and self._extend(old, subscriber.options, selection):
+                continue
+            subscriber.group = self._join_group(session, subscriber.options, selection)
+            old.ready.pop(subscriber, None)
+            old.careful.pop(subscriber, None)
+            self._leave_group(old, subscriber.options)
+        self.place(session)
+
+    def _extend(self, group: Group, options: Options, selection: Selection) -> bool:
+        """Have a group of one take more, where nobody else takes just that already."""
+        groups = group.lane.groups
+        rest = (options, group.encoding, group.link_type)
+        old = group.selection
+        if (selection, *rest) in groups or not group.lane.extend(group, selection):
+            return False
+        groups[(selection, *rest)] = groups.pop((old, *rest))
+        return True
+
+    def _selection(self, session: Session, keys: set[tuple[int, str]]) -> Selection:
+        rules = {Rule(kind, pattern, True) for kind, pattern in keys}
+        # What other subscribers of this session take must be left to them, where a glob of ours covers it too.
+        globbed = {kind for kind, pattern in keys if is_glob(pattern)}
+        rules |= {
+            Rule(kind, pattern, False)
+            for kind, pattern in session.state
+            if (kind, pattern) not in keys and (kind in globbed or (kind, pattern.partition(":")[2]) in keys)
+        }
+        return Selection(session.feed, rules)
+
+    def _join_group(self, session: Session, options: Options, selection: Selection) -> Group:
+        lane, encoding = self.lane(options), session.encoding
+        if options.fields is not None:
+            encoding = self.encoding(encoding.NAME, encoding.with_feed, options.fields)
+        key = (selection, options, encoding, type(session.link))
+        group = lane.groups.get(key)
+        if group is None:
+            group = lane.groups[key] = Group(lane, selection, options.where, encoding, type(session.link))
+            lane.add(group)
+        group.members += 1
+        return group
+
+    def _leave_group(self, group: Group, options: Options) -> None:
+        group.members -= 1
+        if not group.members:
+            lane = group.lane
+            del lane.groups[group.selection, options, group.encoding, group.link_type]
+            lane.remove(group)
+            self._drop_empty_lane(lane)
