@@ -294,6 +294,11 @@ class Hub:
             holds = group.where.holds(ticks)
             ticks, seqs = ticks[holds], seqs[holds]
         complete = len(ticks) <= FRAME_TICKS
+        in_one = complete and not subscriber.next_cell
+        if in_one and until == lane.cursor:
+            # It can go in step where the lane is, and the lane gives what is newer.
+            n = int(np.searchsorted(seqs, until, side="right"))
+            ticks, seqs = ticks[:n], seqs[:n]
         if not complete:
             # Cell by cell, so that each has its turn however often it changes meanwhile.
             cells = (ticks["kind"].astype(np.intp) - QUOTE) * self.directory.capacity + ticks["instrument"]
@@ -308,8 +313,8 @@ class Hub:
         if not complete:
             subscriber.next_cell = next_cell
             return True
-        # In one frame everything up to now was seen; of several the first are old by now.
-        subscriber.cursor = self.store.ring.head if not lane.every and not subscriber.next_cell else until
+        # In one frame all up to now was seen; of several the first are old by now.
+        subscriber.cursor = self.store.ring.head if in_one and until < lane.cursor and not lane.every else until
         subscriber.until = subscriber.given = None
         if now < subscriber.not_before:
             return False

@@ -505,3 +505,16 @@ def test_a_heartbeat_of_a_client_that_is_behind_names_the_place_it_has_been_give
     for n, message in enumerate(told):
         if message["T"] == "heartbeat":
             assert message["seq"] == max(m["seq"] for m in told[:n] if m["T"] == "q")
+
+
+def test_throttled_subscribers_go_in_step_however_fast_ticks_come(market):
+    links = [market.session() for _ in range(200)]
+    for session, _ in links:
+        market.command(session, action="subscribe", quotes=["*"], max_hz=10)
+    for n in range(40):
+        market.publish(("AAPL", QUOTE, n))
+        market.now += 0.01
+        market.hub.run(market.now)  # once: not all of them can be served before the next tick comes
+    assert all(subscriber.in_step for session, _ in links for subscriber in session.subscribers)
+    # Those in step share a frame.
+    assert len({id(link.frames[-1]) for _, link in links}) == 1
