@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from math import ceil, inf
+from time import monotonic
 
 from marketfeed.stream.hub import Hub
 
@@ -12,6 +13,14 @@ log = logging.getLogger("marketfeed.driver")
 
 #: How long a hub that failed is left alone.
 _PAUSE_SECONDS = 1.0
+
+
+#: A run that takes longer than this is a long one for the loop's timers.
+_LONG_SECONDS = 0.0005
+
+
+def _nothing() -> None:
+    """Done by being called."""
 
 
 class Driver:
@@ -49,7 +58,7 @@ class Driver:
 
     def _run(self) -> None:
         self._timer, self._at = None, inf
-        now = self._loop.time()
+        now, begun = self._loop.time(), monotonic()
         try:
             again = self._hub.run(now)
         except Exception:
@@ -58,6 +67,10 @@ class Driver:
                 self._schedule(now + _PAUSE_SECONDS)
                 self._at = 0.0  # no wake shortens it: every tick would bring the same failure
             return
+        if monotonic() - begun > _LONG_SECONDS:
+            # libuv reckons how long to sleep from the time before its callbacks: after a long one every timer would be
+            # that much late. With something to do it does not sleep, and looks at the clock.
+            self._loop.call_soon(_nothing)
         # A wake meanwhile is kept, and so is a close.
         if self._at > 0.0:
             self._schedule(0.0 if again <= now else again)
