@@ -48,7 +48,7 @@ class Transport:
         self.code: int | None = None
         self.reason = ""
         # Tornado documents this hook for subclasses, but makes the connection itself.
-        connection.on_pong = self._heard  # type: ignore[method-assign]
+        connection.on_pong = self._heard  # type: ignore[method-assign]  # Tornado's client connection has no callback for it
         loop = asyncio.get_running_loop()
         self._watch = loop.call_later(ping_interval, self._look) if ping_interval > 0 else None
 

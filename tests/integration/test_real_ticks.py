@@ -80,23 +80,21 @@ def ns(text: str) -> int:
 def test_what_arrives_and_what_is_told_as_a_gap_is_the_whole_file(path, speed, expected, count):
     async def take_all(url):
         """Every quote by sequence number, and every gap, until the last row has come."""
-        quotes, gaps, epoch_trades = {}, [], {}
+        quotes, gaps, trades = {}, [], {}
         async with connect(url, max_size=None) as ws, asyncio.timeout(_BOUND):
             await ws.send(json.dumps({"action": "subscribe", "quotes": ["*"], "trades": ["*"], "since": {"seq": 0}}))
-            total = 0
             while len(quotes) + sum(b - a + 1 for a, b in gaps) < count:
                 for message in json.loads(await ws.recv()):
                     if message["T"] == "q":
                         assert message["seq"] not in quotes
-                        total += 1
                         quotes[message["seq"]] = (
                             message["S"], message["bp"], message["bs"], message["ap"], message["as"], ns(message["t"]),
                         )  # fmt: skip
                     elif message["T"] == "t":
-                        epoch_trades[message["seq"]] = message
+                        trades[message["seq"]] = message
                     elif message["T"] == "gap":
                         gaps.append((message["from"], message["to"]))
-        return quotes, gaps, epoch_trades
+        return quotes, gaps, trades
 
     with server("--feed", f"replay:{DATA / path}?speed={speed}") as address:
         quotes, gaps, trades = asyncio.run(take_all(stream_of(address)))
