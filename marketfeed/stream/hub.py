@@ -192,11 +192,13 @@ class Hub:
             if pieces is None:
                 pieces = pieces_of[encoding] = encoding.ticks(ticks, seqs)
             if len(wanted) > 1:
-                frame = group.wrap(encoding.frame([pieces[n] for n in wanted]), encoding.BINARY)
+                frame = group.wrap(encoding.frame([pieces[n] for n in wanted]), encoding.BINARY, changes.cursor)
             else:
                 n = wanted[0]
                 one = (n, encoding, group.link_type)
-                frame = frame_of_one.get(one) or group.wrap(encoding.frame([pieces[n]]), encoding.BINARY)
+                frame = frame_of_one.get(one) or group.wrap(
+                    encoding.frame([pieces[n]]), encoding.BINARY, changes.cursor
+                )
                 frame_of_one[one] = frame
             members = len(ready)
             if members:
@@ -306,15 +308,17 @@ class Hub:
             next_cell = int(cells[chosen].max()) + 1
             chosen.sort()
             ticks, seqs = ticks[chosen], seqs[chosen]
+        # In one frame all up to now was seen; of several the first are old by now.
+        end = self.store.ring.head if in_one and until < lane.cursor and not lane.every else until
         if len(ticks):
-            if self._send(subscriber, group.encoding.ticks(ticks, seqs)) is Took.NOTHING:
+            pieces = group.encoding.ticks(ticks, seqs)
+            if self._send(subscriber, pieces, end if complete else None) is Took.NOTHING:
                 return False
             subscriber.top = max(subscriber.top, int(seqs[-1]))
         if not complete:
             subscriber.next_cell = next_cell
             return True
-        # In one frame all up to now was seen; of several the first are old by now.
-        subscriber.cursor = self.store.ring.head if in_one and until < lane.cursor and not lane.every else until
+        subscriber.cursor = end
         subscriber.until = subscriber.given = None
         if now < subscriber.not_before:
             return False
@@ -340,14 +344,15 @@ class Hub:
             cursor = span.first + int(places[-1])
         if len(places):
             seqs = (places + span.first).astype(np.uint64)
-            if self._send(subscriber, group.encoding.ticks(ticks[places], seqs)) is Took.NOTHING:
+            if self._send(subscriber, group.encoding.ticks(ticks[places], seqs), cursor) is Took.NOTHING:
                 return False
         subscriber.cursor = cursor
         return not self._groups.join(subscriber)
 
-    def _send(self, subscriber: Subscriber, pieces: list[bytes]) -> Took:
+    def _send(self, subscriber: Subscriber, pieces: list[bytes], seq: int | None) -> Took:
         group = subscriber.group
-        took = subscriber.session.link.send(group.link_type.wrap(group.encoding.frame(pieces), group.encoding.BINARY))
+        frame = group.wrap(group.encoding.frame(pieces), group.encoding.BINARY, seq)
+        took = subscriber.session.link.send(frame)
         if took is not Took.NOTHING:
             self.stats.frames += 1
             self.stats.ticks += len(pieces)

@@ -205,4 +205,4 @@ class Session:
                 self.hub.stalled(self)
 
     def _frame(self, messages: list[dict[str, Any]]) -> bytes:
-        return self.link.wrap(self.encoding.frame(self.encoding.messages(messages)), self.encoding.BINARY)
+        return self.link.wrap(self.encoding.frame(self.encoding.messages(messages)), self.encoding.BINARY, None)

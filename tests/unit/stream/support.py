@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -10,12 +9,12 @@ import orjson
 
 from marketfeed.model import QUOTE, TICK, TRADE, TickStore, empty_ticks
 from marketfeed.stream.hub import Hub
-from marketfeed.stream.lane import Subscriber
-from marketfeed.stream.link import RawSend, Took
+from marketfeed.stream.link import Took
 from marketfeed.stream.session import Session
+from marketfeed.transports.base import EachLink
 
 
-class ListLink:
+class ListLink(EachLink):
     """A link whose network is a list. ``room`` frames fit; then it is full until :meth:`drain`."""
 
     def __init__(self) -> None:
@@ -25,24 +24,10 @@ class ListLink:
         self.room = 1 << 60
         self.full = False
         self.closed: tuple[int, str] | None = None
-        self.raw_send: RawSend = self._raw_send
 
     @staticmethod
-    def wrap(payload: bytes, binary: bool) -> bytes:
-        return (b"B" if binary else b"T") + payload
-
-    @staticmethod
-    def deliver(frames: Iterable[tuple[bytes, Mapping[Subscriber, RawSend]]]) -> list[tuple[Subscriber, bool]]:
-        full = []
-        for frame, subscribers in frames:
-            for subscriber in subscribers:
-                took = subscriber.session.link.send(frame)
-                if took is not Took.MORE:
-                    full.append((subscriber, took is Took.LAST))
-        return full
-
-    def _raw_send(self, frame: bytes) -> int:
-        return len(frame) if self.send(frame) is Took.MORE else -1
+    def wrap(payload: bytes, binary: bool, seq: int | None) -> bytes:
+        return b"%b%b %b" % (b"B" if binary else b"T", b"" if seq is None else b"%d" % seq, payload)
 
     def send(self, frame: bytes) -> Took:
         assert not self.full, "sent to a link that had said it is full"
@@ -70,9 +55,14 @@ class ListLink:
     def messages(self) -> list[dict[str, Any]]:
         """Everything that came, in order."""
         for frame in self.frames[self._read :]:
-            self._messages += orjson.loads(frame[1:])
+            self._messages += orjson.loads(frame.partition(b" ")[2])
         self._read = len(self.frames)
         return self._messages
+
+    def positions(self) -> list[int | None]:
+        """Of each frame, where it says that its subscriber is then."""
+        heads = [frame.partition(b" ")[0][1:] for frame in self.frames]
+        return [int(head) if head else None for head in heads]
 
     def ticks(self) -> list[dict[str, Any]]:
         return [message for message in self.messages() if message["T"] in "qt"]
