@@ -26,6 +26,7 @@ from marketfeed.server.driver import Driver
 from marketfeed.server.limited import LimitedServer
 from marketfeed.stream.hub import Hub
 from marketfeed.transports.base import Gate, Limits
+from marketfeed.transports.senders import best_sender
 
 log = logging.getLogger("marketfeed.server")
 
@@ -68,7 +69,7 @@ async def _serve(config: Config, on_ready: Callable[[str], None]) -> None:
         store = TickStore.create(config["ring_ticks"], config["instruments"])
     except MemoryError:
         raise ConfigError(f"not enough memory for ring_ticks = {config['ring_ticks']:,}") from None
-    hub = Hub(store, config["coalesce_ms"] / 1000)
+    hub = Hub(store, config["coalesce_ms"] / 1000, sender=best_sender())
     driver = Driver(hub, loop)
     runners = []
     for spec in config.feeds:

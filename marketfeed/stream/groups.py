@@ -7,7 +7,8 @@ from math import ceil
 
 from marketfeed.model.store import TickStore
 from marketfeed.stream.encoding import ENCODINGS, Encoding
-from marketfeed.stream.lane import Group, Lane, Subscriber
+from marketfeed.stream.frames import Framer
+from marketfeed.stream.lane import Group, Lane, Style, Subscriber
 from marketfeed.stream.session import Session
 from marketfeed.stream.subscription import Options, Rule, Selection, is_glob
 
@@ -27,6 +28,7 @@ class Groups:
         self._coalesce = coalesce
         self._lanes: dict[tuple[bool, float], Lane] = {}
         self._encodings: dict[tuple[str, bool, frozenset[str] | None], Encoding] = {}
+        self._framers: dict[Style, Framer] = {}
 
     def lanes(self) -> list[Lane]:
         """Those that have somebody in them."""
@@ -38,6 +40,12 @@ class Groups:
         if key not in self._encodings:
             self._encodings[key] = ENCODINGS[name](self._store.directory, with_feed, fields)
         return self._encodings[key]
+
+    def framer(self, style: Style) -> Framer:
+        """The one instance for groups that are written so."""
+        if style not in self._framers:
+            self._framers[style] = Framer(*style)
+        return self._framers[style]
 
     # ---- a session's subscribers ----------------------------------------------------------------------
 
@@ -70,8 +78,7 @@ class Groups:
     def remove(self, subscriber: Subscriber) -> None:
         session, group = subscriber.session, subscriber.group
         session.subscribers.remove(subscriber)
-        group.ready.pop(subscriber, None)
-        group.careful.pop(subscriber, None)
+        group.unseat(subscriber)
         group.lane.behind.pop(subscriber, None)
         self._leave_group(group, subscriber.options)
         self.place(session)
@@ -97,8 +104,7 @@ class Groups:
 
     def leave(self, subscriber: Subscriber) -> None:
         group = subscriber.group
-        group.ready.pop(subscriber, None)
-        group.careful.pop(subscriber, None)
+        group.unseat(subscriber)
         subscriber.in_step = False
         subscriber.cursor = group.lane.cursor
         group.lane.behind[subscriber] = None
@@ -108,10 +114,7 @@ class Groups:
         alone = len(session.subscribers) == 1
         for subscriber in session.subscribers:
             if subscriber.in_step:
-                group = subscriber.group
-                group.ready.pop(subscriber, None)
-                group.careful.pop(subscriber, None)
-                (group.ready if alone else group.careful)[subscriber] = session.link.raw_send
+                subscriber.group.seat(subscriber, alone)
 
     # ---- lanes and groups -------------------------------------------------------------------------------------
 
@@ -147,8 +150,7 @@ class Groups:
             if old.members == 1 and self._extend(old, subscriber.options, selection):
                 continue
             subscriber.group = self._join_group(session, subscriber.options, selection)
-            old.ready.pop(subscriber, None)
-            old.careful.pop(subscriber, None)
+            old.unseat(subscriber)
             self._leave_group(old, subscriber.options)
         self.place(session)
 

@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 from marketfeed.stream import protocol
 from marketfeed.stream.codes import CloseCode, ErrorCode
 from marketfeed.stream.hub import Hub
-from marketfeed.stream.lane import Subscriber
-from marketfeed.stream.link import Link, RawSend, Took
+from marketfeed.stream.link import NO_WIRE, Link
 from marketfeed.stream.session import Authenticate, Session
 
 log = logging.getLogger("marketfeed.gate")
@@ -53,29 +52,17 @@ class Connection(Link, Protocol):
 
 
 class EachLink:
-    """For a link that is not a bare socket: there remain ``wrap``, ``send``, ``close`` and ``check`` to write.
+    """For a link that has no wire: there remain ``wrap``, ``send``, ``close`` and ``check`` to write.
 
     ``send`` must not call the gate before it has returned: the hub is in the midst of giving out frames.
     """
 
-    @staticmethod
-    def deliver(frames: Iterable[tuple[bytes, Mapping[Subscriber, RawSend]]]) -> list[tuple[Subscriber, bool]]:
-        """See :meth:`Link.deliver`."""
-        full = []
-        for frame, subscribers in frames:
-            for subscriber in subscribers:
-                took = subscriber.session.link.send(frame)
-                if took is not Took.MORE:
-                    full.append((subscriber, took is Took.LAST))
-        return full
+    wire = NO_WIRE
+    head = None
 
-    def raw_send(self, frame: bytes) -> int:
-        """Only for the contract's sake: :meth:`deliver` asks ``send``, which says more."""
-        return len(frame) if self.send(frame) is Took.MORE else -1
-
-    def send(self, frame: bytes) -> Took:
-        """See :meth:`Link.send`."""
-        raise NotImplementedError
+    def finish(self, frame: bytes, sent: int) -> bool:
+        """Never asked for: see :meth:`Link.finish`."""
+        raise RuntimeError("this link has no wire")
 
 
 class Gate:

@@ -37,6 +37,11 @@ class Encoding(Protocol):
     NAME: str
     #: whether its frames are binary ones
     BINARY: bool
+    #: between two pieces of a frame, and behind the last
+    SEPARATOR: bytes
+    END: bytes
+    #: whether what a payload begins with depends on how many pieces it has
+    COUNTED: bool
     with_feed: bool
 
     def __init__(
@@ -49,8 +54,11 @@ class Encoding(Protocol):
     def messages(self, messages: Sequence[dict[str, Any]]) -> list[bytes]:
         """Each message on its own."""
 
+    def begin(self, count: int) -> bytes:
+        """What a payload of so many pieces begins with."""
+
     def frame(self, pieces: Sequence[bytes]) -> bytes:
-        """The payload of a frame of these ticks and messages, in this order."""
+        """The payload of a frame of these ticks and messages, in this order: begin, pieces with separators, end."""
 
 
 ENCODINGS: dict[str, type[Encoding]] = {cls.NAME: cls for cls in (JsonEncoding, MsgpackEncoding)}

@@ -66,6 +66,8 @@ class MsgpackEncoding:
 
     NAME = "msgpack"
     BINARY = True
+    SEPARATOR = END = b""
+    COUNTED = True
 
     def __init__(self, directory: InstrumentDirectory, with_feed: bool, fields: frozenset[str] | None = None) -> None:
         self._directory = directory
@@ -119,7 +121,10 @@ class MsgpackEncoding:
     def messages(self, messages: Sequence[dict[str, Any]]) -> list[bytes]:
         return [msgspec.msgpack.encode(message) for message in messages]
 
+    def begin(self, count: int) -> bytes:
+        if count < 16:
+            return bytes([0x90 | count])
+        return b"\xdc" + count.to_bytes(2) if count < 1 << 16 else b"\xdd" + count.to_bytes(4)
+
     def frame(self, pieces: Sequence[bytes]) -> bytes:
-        n = len(pieces)
-        begin = bytes([0x90 | n]) if n < 16 else b"\xdc" + n.to_bytes(2) if n < 1 << 16 else b"\xdd" + n.to_bytes(4)
-        return begin + b"".join(pieces)
+        return self.begin(len(pieces)) + b"".join(pieces)
