@@ -218,8 +218,7 @@ class Hub:
             sent = self._sender(made.buffer, 0, len(made.buffer), wires)
         else:
             self.stats.ticks += int((ready * np.diff(wanted.bounds[made.groups.start : made.groups.stop + 1])).sum())
-            which = slice(None) if len(wires) == len(slots) else np.arange(len(slots)).repeat(ready)
-            sent = self._sender(made.buffer, made.begins[which], made.lengths[which], wires)
+            sent = self._sender(made.buffer, made.begins.repeat(ready), made.lengths.repeat(ready), wires)
         if sent is None:
             return
         lengths = made.lengths.repeat(ready)

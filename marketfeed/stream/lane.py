@@ -183,6 +183,7 @@ class Seats:
                 setattr(self, name, np.concatenate((array, np.zeros_like(array))))
         self._groups[group.slot] = group
         self.style[group.slot] = style
+        self._wire[group.slot] = NO_WIRE
 
     def remove(self, slot: int) -> None:
         """The slot has no group any more."""
@@ -218,7 +219,7 @@ class Seats:
         if len(slots) == 1:
             return self.group(int(slots[0])).wires
         single = self._wire[slots]
-        if single.min() >= 0:
+        if (ready == 1).all():
             return single
         parts = [
             self.group(slot).wires if count > 1 else single[n : n + count]
