@@ -33,8 +33,9 @@ class Link(Protocol):
     one sends before that.
     """
 
-    #: what :meth:`deliver` calls for a session that can take a frame
-    raw_send: RawSend
+    @property
+    def raw_send(self) -> RawSend:
+        """What :meth:`deliver` calls for a session that can take a frame; the same as long as the link is there."""
 
     @staticmethod
     def wrap(payload: bytes, binary: bool, seq: int | None) -> bytes:

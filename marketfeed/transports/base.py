@@ -43,6 +43,8 @@ class Limits:
     write_seconds: float = 60.0
     #: seconds between two pings, and for the answer to one
     ping_seconds: float = 20.0
+    #: seconds after which a long-polling session that is asked for nothing ends
+    poll_seconds: float = 60.0
 
 
 class Connection(Link, Protocol):
@@ -69,7 +71,7 @@ class EachLink:
                     full.append((subscriber, took is Took.LAST))
         return full
 
-    def raw_send(self, frame: bytes) -> int:
+    def raw_send(self, frame: bytes, /) -> int:
         """Only for the contract's sake: :meth:`deliver` asks ``send``, which says more."""
         return len(frame) if self.send(frame) is Took.MORE else -1
 
@@ -175,6 +177,11 @@ class Gate:
         session = self._sessions.get(connection)
         if session is not None:
             self.hub.stalled(session)
+
+    def position(self, connection: Connection) -> int | None:
+        """Where a client is that has taken all that its link has: see :meth:`Session.position`."""
+        session = self._sessions.get(connection)
+        return None if session is None else session.position()
 
     def end(self, connection: Connection, code: CloseCode) -> None:
         """The transport finds that a connection has to end."""

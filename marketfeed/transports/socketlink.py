@@ -40,13 +40,18 @@ class SocketLink:
         self._stream = stream
         self._name = name
         self._gate = gate
-        self.raw_send: RawSend = stream.socket.send
+        self._raw_send: RawSend = stream.socket.send
         if isinstance(stream.socket, ssl.SSLSocket):
-            self.raw_send = self._send_through_stream
+            self._raw_send = self._send_through_stream
         #: writes that the socket has not taken yet; what it has taken of all, and when that was seen to grow
         self._unfinished = 0
         self._progress = (0, 0.0)
         self._closing = False
+
+    @property
+    def raw_send(self) -> RawSend:
+        """See :meth:`Link.raw_send`."""
+        return self._raw_send
 
     @staticmethod
     def wrap(payload: bytes, binary: bool, seq: int | None) -> bytes:
@@ -80,7 +85,7 @@ class SocketLink:
         if self._unfinished or self._closing or self._stream.closed():
             return Took.NOTHING
         try:
-            sent = self.raw_send(frame)
+            sent = self._raw_send(frame)
         except BlockingIOError:
             sent = 0
         except OSError as error:
