@@ -19,6 +19,7 @@ from typing import Any
 
 import msgspec
 import orjson
+from tornado.iostream import StreamClosedError
 from tornado.web import RequestHandler
 
 from marketfeed.stream.codes import CloseCode
@@ -240,6 +241,8 @@ class PollHandler(StreamingHandler):
         self._asking = link, asking
         try:
             await self.finish(await asking)
+        except StreamClosedError:
+            pass  # the answer is kept for whoever asks again
         finally:
             if link.ended:
                 self.gate.left(link)
