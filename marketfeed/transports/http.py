@@ -65,7 +65,7 @@ class StreamingHandler(RequestHandler):
         self.set_header("Content-Type", "application/json")
         self.set_header("Vary", "Origin")
         origin, trusted = self.request.headers.get("Origin"), self.settings.get("trusted_origins", [])
-        if origin in trusted:
+        if origin is not None and origin in trusted:
             self.set_header("Access-Control-Allow-Origin", origin)
             self.set_header("Access-Control-Allow-Credentials", "true")
         elif "*" in trusted:

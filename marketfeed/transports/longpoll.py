@@ -19,6 +19,7 @@ from typing import Any
 
 import msgspec
 import orjson
+from tornado.http1connection import HTTP1Connection
 from tornado.iostream import StreamClosedError
 from tornado.web import RequestHandler
 
@@ -237,6 +238,10 @@ class PollHandler(StreamingHandler):
 
     async def get(self, session: str) -> None:
         link = self._link(session)
+        assert isinstance(self.request.connection, HTTP1Connection)
+        if self.request.connection.stream.closed():
+            # Whoever is gone before the answer is waited for is not told of: on_connection_close would not come.
+            return
         asking = link.ask(self._number("cursor"), min(self._number("wait", WAIT_SECONDS), WAIT_SECONDS))
         self._asking = link, asking
         try:
