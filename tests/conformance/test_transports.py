@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.conformance.driven import Driven, Tick, driven
-from tests.conformance.transports import TRANSPORTS, Client, Ended, Message, Refused, ticks
+from tests.conformance.transports import TRANSPORTS, Client, Ended, Message, Refused, seqs_of, ticks
 from tests.integration.processes import BOUND
 
 every_transport = pytest.mark.parametrize("transport", TRANSPORTS, ids=lambda cls: cls.NAME)
@@ -58,10 +58,6 @@ def as_ticks(messages: list[Message]) -> list[Tick]:
     return [(m["S"], m["T"], m["bp"] if m["T"] == "q" else m["p"]) for m in ticks(messages)]
 
 
-def seqs(messages: list[Message]) -> list[int]:
-    return [message["seq"] for message in ticks(messages)]
-
-
 ALL = {"quotes": ["*"], "trades": ["*"]}
 
 
@@ -74,7 +70,7 @@ def test_every_tick_comes_once_in_order_from_the_past_into_the_present(transport
         for n in range(50):
             server.publish(*some(20, 3000 + 20 * n))
         await first.until(4000)
-        assert seqs(first.messages) == list(range(1, 4001))
+        assert seqs_of(first.messages) == list(range(1, 4001))
         assert as_ticks(first.messages) == server.ticks
         assert {message["f"] for message in ticks(first.messages)} == {"driven"}
         kinds = [message["T"] for message in first.messages if message["T"] not in "qt"]
@@ -104,8 +100,8 @@ def test_a_snapshot_comes_first_and_what_follows_goes_on_from_it(transport: type
         await client.until(3)
         server.publish(("A", "q", 5.0), ("C", "q", 6.0), ("B", "q", 7.0))
         await client.until(7)
-        assert [seq for seq in seqs(client.messages) if seq <= 4] == [2, 3]
-        assert [seq for seq in seqs(client.messages) if seq > 4] == [5, 7]
+        assert [seq for seq in seqs_of(client.messages) if seq <= 4] == [2, 3]
+        assert [seq for seq in seqs_of(client.messages) if seq > 4] == [5, 7]
 
     run(conversation)
 
@@ -119,7 +115,7 @@ def test_a_snapshot_of_more_than_a_frame_comes_whole(transport: type[Client]) ->
         client = await server.open(transport, {"quotes": ["*"], "snapshot": True})
         while len(ticks(client.messages)) < 5000:
             await client.receive()
-        assert sorted(seqs(client.messages)) == list(range(1, 5001))
+        assert sorted(seqs_of(client.messages)) == list(range(1, 5001))
 
     run(conversation)
 
@@ -166,10 +162,10 @@ def test_two_subscriptions_go_side_by_side(transport: type[Client]) -> None:
             transport, {"quotes": ["A"], "since": {"seq": 0}}, {"trades": ["*"], "max_hz": 50, "fields": ["p"]}
         )
         server.publish(("A", "q", 1.0), ("A", "t", 2.0), ("B", "q", 3.0), ("A", "q", 4.0), ("B", "t", 5.0))
-        while not {2, 4, 5} <= set(seqs(client.messages)):
+        while not {2, 4, 5} <= set(seqs_of(client.messages)):
             await client.receive()
-        assert [seq for seq in seqs(client.messages) if seq in (1, 4)] == [1, 4]
-        assert sorted(seqs(client.messages)) == [1, 2, 4, 5]
+        assert [seq for seq in seqs_of(client.messages) if seq in (1, 4)] == [1, 4]
+        assert sorted(seqs_of(client.messages)) == [1, 2, 4, 5]
 
     run(conversation)
 
@@ -259,7 +255,7 @@ def test_a_cut_loses_nothing_and_repeats_nothing(transport: type[Client]) -> Non
                 await client.resume()
         server.publish(("A", "q", 0.0))
         await client.until(3051)
-        assert seqs(client.messages) == list(range(1, 3052))
+        assert seqs_of(client.messages) == list(range(1, 3052))
         assert not [message for message in client.messages if message["T"] == "gap"]
 
     run(conversation)
@@ -276,7 +272,7 @@ def test_a_throttled_client_that_was_cut_ends_on_the_last_value(transport: type[
         await client.resume()
         await client.until(4)
         assert as_ticks(client.messages)[-1] == ("A", "q", 4.0)
-        assert [seq for seq in seqs(client.messages) if seq <= 2] == [1, 2]
+        assert [seq for seq in seqs_of(client.messages) if seq <= 2] == [1, 2]
 
     run(conversation)
 
@@ -301,7 +297,7 @@ def test_a_client_that_comes_to_the_servers_next_life_is_told_what_it_cannot_hav
             assert [m for m in new if m["T"] == "gap"] == [
                 {"T": "gap", "from": 11, "to": None, "reason": "epoch", "epoch": epoch}
             ]
-            assert seqs(new) == [1, 2]
+            assert seqs_of(new) == [1, 2]
 
     run(conversation)
 
@@ -372,6 +368,6 @@ def test_commands_that_follow_are_carried_out_and_answered_in_order(transport: t
         assert told[4]["code"] == 400
         server.publish(("A", "q", 1.0), ("B", "q", 2.0))
         await client.until(2)
-        assert seqs(client.messages) == [2]
+        assert seqs_of(client.messages) == [2]
 
     run(conversation)

@@ -23,6 +23,7 @@ import asyncio
 import base64
 import contextlib
 import json
+import ssl
 from typing import Any, ClassVar, NoReturn
 from urllib.parse import urlencode, urlsplit
 
@@ -171,6 +172,11 @@ def ticks(messages: list[Message]) -> list[Message]:
     return [message for message in messages if message["T"] in ("q", "t")]
 
 
+def seqs_of(messages: list[Message]) -> list[int]:
+    """The ticks' sequence numbers."""
+    return [message["seq"] for message in ticks(messages)]
+
+
 class WebSocketClient(Client):
     NAME = "websocket"
     COMMANDS = True
@@ -213,8 +219,9 @@ class WebSocketClient(Client):
 class Http:
     """One HTTP connection, that can be cut and need not be read."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, tls: ssl.SSLContext | None = None) -> None:
         self._where = urlsplit(address)
+        self._tls = tls
         self.reader: asyncio.StreamReader
         self.writer: asyncio.StreamWriter
 
@@ -222,7 +229,9 @@ class Http:
         """Send one; on a connection of its own where there is none yet."""
         if not hasattr(self, "writer") or self.writer.transport.is_closing() or self.reader.at_eof():
             await self.gone()
-            self.reader, self.writer = await asyncio.open_connection(self._where.hostname, self._where.port)
+            self.reader, self.writer = await asyncio.open_connection(
+                self._where.hostname, self._where.port, ssl=self._tls
+            )
         lines = [f"{method} {path} HTTP/1.1", f"Host: {self._where.netloc}", f"Content-Length: {len(body)}"]
         lines += [f"{name}: {value}" for name, value in headers.items()]
         self.writer.write("\r\n".join([*lines, "", ""]).encode() + body)
@@ -256,7 +265,7 @@ class SseClient(Client):
     NAME = "sse"
 
     async def connect(self, commands: list[Command]) -> None:
-        self.http = Http(self.address)
+        self.http = getattr(self, "http", None) or Http(self.address)
         query = [("subscribe", json.dumps(command)) for command in commands]
         if len(commands) == 1:
             query = [

@@ -1,0 +1,73 @@
+"""The examples of docs/transports.md, run as they stand there."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+
+from tests.integration.browser import needs_chromium, page_of
+from tests.integration.processes import BOUND, ROOT, server
+
+DOCUMENT = (ROOT / "docs" / "transports.md").read_text()
+
+
+def examples(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", DOCUMENT, re.DOTALL)
+
+
+def first_lines(command: list[str], n: int) -> list[str]:
+    """What a program says first; it is ended then."""
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    try:
+        assert process.stdout is not None
+        lines = [process.stdout.readline() for _ in range(n)]
+    finally:
+        process.kill()
+        process.communicate(timeout=BOUND)
+    return lines
+
+
+@pytest.mark.parametrize("command", examples("sh"), ids=range(len(examples("sh"))))
+def test_a_curl_example_streams_events(command):
+    with server() as address:
+        command = "exec " + command.replace("http://127.0.0.1:8000", address).strip()
+        lines = first_lines(["timeout", str(BOUND), "bash", "-c", command], 40)
+    assert lines[0].startswith("retry: ")
+    assert any(re.fullmatch(r"id: \d+:\d+\n", line) for line in lines)
+    messages = [message for line in lines if line.startswith("data: ") for message in json.loads(line[6:])]
+    assert {message["T"] for message in messages} >= {"success", "subscription"}
+    assert any(message["T"] in "qt" for message in messages)
+
+
+@pytest.mark.parametrize("script", examples("python"), ids=["long polling"])
+def test_a_python_example_prints_messages(script):
+    with server() as address:
+        command = ["timeout", str(BOUND), sys.executable, "-u", "-c", script.replace("http://127.0.0.1:8000", address)]
+        lines = first_lines(command, 60)
+    assert "'T': 'success'" in lines[0]
+    assert "'T': 'subscription'" in lines[1]
+    assert all("'T': 'q'" in line for line in lines[2:])
+
+
+@needs_chromium
+@pytest.mark.parametrize("script", examples("js"), ids=["EventSource"])
+def test_a_browser_example_logs_quotes(script):
+    async def conversation(address: str) -> None:
+        async with asyncio.timeout(2 * BOUND), page_of(address) as page:
+            said: asyncio.Queue[str] = asyncio.Queue()
+            page.on("console", lambda message: said.put_nowait(message.text))
+            await page.evaluate(f"() => {{ {script.replace('http://127.0.0.1:8000', address)} }}")
+            for _ in range(10):
+                assert re.fullmatch(r"SIM-000[01] [\d.]+ [\d.]+", await said.get())
+
+    with server() as address:
+        asyncio.run(conversation(address))
+
+
+def test_every_transport_has_its_examples():
+    assert [len(examples(language)) for language in ("sh", "js", "python")] == [3, 1, 1]
