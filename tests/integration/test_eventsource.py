@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from urllib.parse import urlsplit
 
+from tests.conformance.driven import driven
 from tests.integration.browser import needs_chromium, page_of
 from tests.integration.processes import BOUND, Proxy, server
 
 _SCRIPT = """(url) => {
-  window.seqs = []; window.closed = null; window.gaps = 0;
+  window.seqs = []; window.told = null; window.gaps = 0;
   const source = new EventSource(url);
   source.onmessage = (event) => {
     for (const message of JSON.parse(event.data)) {
@@ -17,7 +19,7 @@ _SCRIPT = """(url) => {
       if (message.T === "gap") window.gaps += 1;
     }
   };
-  source.addEventListener("close", (event) => { window.closed = JSON.parse(event.data); });
+  source.addEventListener("close", (event) => { window.told = JSON.parse(event.data); });
 }"""
 
 
@@ -46,24 +48,22 @@ def test_a_browser_whose_stream_is_cut_loses_nothing_and_is_given_nothing_twice(
 
 @needs_chromium
 def test_a_browser_comes_to_the_servers_next_life_and_is_told_what_it_lost():
-    async def conversation(page, address: str) -> None:
-        await page.evaluate(_SCRIPT, f"{address}/sse?quotes=*")
-        await page.wait_for_function("window.seqs.length > 10", timeout=BOUND * 1000)
+    async def conversation() -> None:
+        async with contextlib.AsyncExitStack() as stack:
+            with driven() as first:
+                address = first.address
+                page = await stack.enter_async_context(page_of(address))
+                await page.evaluate(_SCRIPT, f"{address}/sse?quotes=*")
+                first.publish(("A", "q", 1.0))
+                await page.wait_for_function("window.seqs.length === 1", timeout=BOUND * 1000)
+                first.terminate()
+                await asyncio.to_thread(first.running.wait, BOUND)
+            await page.wait_for_function("window.told !== null", timeout=BOUND * 1000)
+            assert await page.evaluate("window.told") == {"code": 3000, "reason": "shutdown"}
+            with driven(str(urlsplit(address).port)) as second:
+                second.publish(("A", "q", 2.0), ("B", "q", 3.0))
+                await page.wait_for_function("window.seqs.length === 3", timeout=BOUND * 1000)
+                assert await page.evaluate("window.gaps") == 1
+                assert await page.evaluate("window.seqs") == [1, 1, 2]
 
-    async def both() -> None:
-        arguments = ("--feed", "sim?symbols=20&rate=500&seed=3")
-        with server(*arguments) as address:
-            context = page_of(address)
-            page = await context.__aenter__()
-            await conversation(page, address)
-        try:
-            await page.wait_for_function("window.closed !== null", timeout=BOUND * 1000)
-            assert await page.evaluate("window.closed") == {"code": 3000, "reason": "shutdown"}
-            with server(*arguments, at=str(urlsplit(address).port)):
-                await page.wait_for_function("window.gaps === 1", timeout=BOUND * 1000)
-                had = await page.evaluate("window.seqs.length")
-                await page.wait_for_function(f"window.seqs.length > {had}", timeout=BOUND * 1000)
-        finally:
-            await context.__aexit__(None, None, None)
-
-    asyncio.run(asyncio.wait_for(both(), 3 * BOUND))
+    asyncio.run(asyncio.wait_for(conversation(), 3 * BOUND))
