@@ -70,7 +70,10 @@ class Session:
         self._outbox: list[protocol.Message] = []
         #: seconds between two heartbeats; 0 = none are wanted
         self.heartbeat = 0.0
-        self._erred = False
+        #: the first error that it was told
+        self.error: protocol.Message | None = None
+        #: why it was ended by us
+        self.ended: CloseCode | None = None
         self._closed = False
 
     # ---- from the client -----------------------------------------------------------------------------------------
@@ -103,8 +106,7 @@ class Session:
             do()
         except ProtocolError as error:
             # A line for the first, so that nobody can fill the log; and as a literal, so that nobody can forge a line.
-            log.log(logging.DEBUG if self._erred else logging.INFO, "%s: %d %r", self.name, error.code, str(error))
-            self._erred = True
+            log.log(logging.DEBUG if self.error else logging.INFO, "%s: %d %r", self.name, error.code, str(error))
             self.tell(protocol.error(error.code, str(error)))
         except Exception:
             log.exception("%s: a command failed", self.name)
@@ -156,6 +158,15 @@ class Session:
     def _tell_state(self, seq: int, recovered: bool | None) -> None:
         self.tell(protocol.subscription(self.state, self.hub.store.epoch, seq, recovered, self.heartbeat))
 
+    def position(self) -> int | None:
+        """All that it asked for up to here has been given to its link, or told as a gap. None = not to be said now.
+
+        A snapshot that is on its way is of use only as a whole, and a gap that is still to be told must not be lost.
+        """
+        if self._outbox or any(subscriber.until is not None for subscriber in self.subscribers):
+            return None
+        return min([subscriber.position for subscriber in self.subscribers], default=self.hub.store.ring.head)
+
     def closed(self) -> None:
         """The connection has gone. May be called twice."""
         self._closed = True
@@ -168,6 +179,8 @@ class Session:
         """Send a message that is not a tick, now or as soon as the link takes one."""
         if self._closed:
             return
+        if message["T"] == "error" and self.error is None:
+            self.error = message
         self._outbox.append(message)
         if len(self._outbox) > _OUTBOX_MESSAGES:
             log.warning("%s: does not read its answers", self.name)
@@ -192,6 +205,7 @@ class Session:
 
     def _finish(self, code: CloseCode, reason: str) -> None:
         if not self._closed:
+            self.ended = code
             self.closed()
             self.link.close(code, reason)
 
