@@ -327,7 +327,9 @@ class Hub:
             # First the gap by itself: should the link take no more after it, the ticks behind it are still to be had.
             subscriber.cursor = span.lost.last
             self._tell_lost(subscriber.session, span.lost)
-            return True
+            if not subscriber.session.can_take:
+                return True
+            # What this read did save goes out at once: the next one may come too late for it again, and so on.
         ticks = span.ticks
         mine = group.mask(self.store)[ticks["kind"].astype(np.intp) - QUOTE, ticks["instrument"]]
         places = np.nonzero(mine)[0]

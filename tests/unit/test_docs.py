@@ -45,10 +45,8 @@ def test_every_option_of_subscribe_has_a_row(option):
 
 def test_the_layout_of_records_is_the_documented_one():
     section = PROTOCOL.partition("\n## Records\n")[2].partition("\n## ")[0]
-    tables = [
-        re.findall(r"^\| (\d+) \| (\w+)(?: bytes)? \| (?:`(\w+)`)?", part, re.M) for part in section.split("|---")
-    ]
-    header, record = tables[-2], tables[-1]
+    row = re.compile(r"^\| (\d+) \| (\w+)(?: bytes)? \| (?:`(\w+)`)?", re.MULTILINE)
+    header, record = (row.findall(table) for table in section.split("|---|---|---|")[1:])
     assert [(name, int(offset), kind) for offset, kind, name in record] == [
         (name, RECORD.fields[name][1], RECORD[name].str.strip("<|")) for name in RECORD.names
     ]
