@@ -16,7 +16,7 @@ from marketfeed.model.clock import Clock, SystemClock
 from marketfeed.model.instruments import InstrumentDirectory
 from marketfeed.model.ring import Lost
 from marketfeed.model.store import TickStore
-from marketfeed.model.tick import QUOTE, Ticks
+from marketfeed.model.tick import QUOTE, RAW, TICK, Ticks
 from marketfeed.stream import protocol
 from marketfeed.stream.codes import CloseCode, ErrorCode, GapReason
 from marketfeed.stream.encoding import EncodedTicks, Encoding
@@ -322,7 +322,7 @@ class Hub:
     def _serve_every(self, subscriber: Subscriber) -> bool:
         """The ticks after its cursor, up to where its lane stands. Returns whether there is more to do."""
         group = subscriber.group
-        span = self.store.read(subscriber.cursor, SCAN_TICKS, group.lane.cursor)
+        span = self.store.read(subscriber.cursor, subscriber.scan, group.lane.cursor)
         if span.lost:
             # First the gap by itself: should the link take no more after it, the ticks behind it are still to be had.
             subscriber.cursor = span.lost.last
@@ -339,9 +339,15 @@ class Hub:
         if len(places) > FRAME_TICKS:
             places = places[:FRAME_TICKS]
             cursor = span.first + int(places[-1])
+            subscriber.scan = max(FRAME_TICKS, subscriber.scan // 2)
+        elif len(places) <= FRAME_TICKS // 2:
+            subscriber.scan = min(SCAN_TICKS, subscriber.scan * 2)
         if len(places):
             seqs = (places + span.first).astype(np.uint64)
-            if self._send(subscriber, ticks[places], seqs) is Took.NOTHING:
+            if len(places) < len(ticks):
+                # As one piece each: numpy copies a record column by column otherwise.
+                ticks = ticks.view(RAW).take(places).view(TICK)
+            if self._send(subscriber, ticks, seqs) is Took.NOTHING:
                 return False
         subscriber.cursor = cursor
         return not self._groups.join(subscriber)
