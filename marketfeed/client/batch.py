@@ -26,7 +26,9 @@ _RAW = np.dtype(f"V{RECORD.itemsize}")
 #: What a kind is called in tables.
 _KINDS = {QUOTE: "quote", TRADE: "trade"}
 
-_NUMBERS = ("bid", "bid_size", "ask", "ask_size", "price", "size")
+_NUMBERS_OF = {QUOTE: ("bid", "bid_size", "ask", "ask_size"), TRADE: ("price", "size")}
+_NUMBERS = (*_NUMBERS_OF[QUOTE], *_NUMBERS_OF[TRADE])
+_KIND_OF: dict[type[Quote | Trade], int] = {Quote: QUOTE, Trade: TRADE}
 
 
 class Chunk(NamedTuple):
@@ -39,16 +41,18 @@ class Chunk(NamedTuple):
     @classmethod
     def of(cls, messages: Sequence[Quote | Trade], instruments: InstrumentTable) -> Chunk:
         """Messages, which have no ids, as records with ids of this table."""
-        rows = []
-        for m in messages:
-            instrument = instruments.id_of(m.symbol, m.feed)
-            if isinstance(m, Quote):
-                head = (m.seq, m.t, 0, 0, instrument, 0, QUOTE, 0)
-                rows.append((*head, m.bid, m.bid_size, m.ask, m.ask_size, nan, nan))
-            else:
-                head = (m.seq, m.t, 0, 0, instrument, 0, TRADE, 0)
-                rows.append((*head, nan, nan, nan, nan, m.price, m.size))
-        ticks = np.array(rows, RECORD)
+        ticks = np.zeros(len(messages), RECORD)
+        ticks["seq"] = [message.seq for message in messages]
+        ticks["ts_event"] = [message.t for message in messages]
+        ticks["instrument"] = [instruments.id_of(message.symbol, message.feed) for message in messages]
+        ticks["kind"] = [_KIND_OF[type(message)] for message in messages]
+        for name in _NUMBERS:
+            ticks[name] = nan
+        for of, kind in _KIND_OF.items():
+            mine = [message for message in messages if type(message) is of]
+            places = np.flatnonzero(ticks["kind"] == kind)
+            for name in _NUMBERS_OF[kind]:
+                ticks[name][places] = [getattr(message, name) for message in mine]
         ticks.flags.writeable = False
         return cls(ticks, instruments)
 
