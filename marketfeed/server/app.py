@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 from tornado.web import Application, RequestHandler
 
-from marketfeed.transports import websocket
+from marketfeed.transports import upgrade
 from marketfeed.transports.base import Gate
 
 
@@ -37,7 +37,7 @@ def make_app(gate: Gate, status: Callable[[], dict[str, Any]], origins: Sequence
     """
     return Application(
         [
-            *websocket.routes(gate),
+            *upgrade.routes(gate),
             (
                 r"/",
                 _Json,

@@ -42,6 +42,10 @@ class Limits:
     write_seconds: float = 60.0
     #: seconds between two pings, and for the answer to one
     ping_seconds: float = 20.0
+    #: seconds for a closing handshake
+    close_seconds: float = 5.0
+    #: whether a WebSocket client may ask for compression
+    compression: bool = False
 
 
 class Connection(Link, Protocol):
