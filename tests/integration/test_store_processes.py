@@ -5,7 +5,6 @@ import random
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 
 from marketfeed.model import QUOTE, TickStore
 from tests.integration.store_writer import INSTRUMENTS, pattern
+from tests.shm import memory_directory
 from tests.ticks import numbered, same
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -27,9 +27,8 @@ PATTERN = pattern()
 @pytest.fixture
 def shared_path() -> Iterator[Path]:
     """A name for a store, in shared memory where there is some."""
-    memory = Path("/dev/shm")
-    with tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None) as folder:
-        yield Path(folder) / "store"
+    with memory_directory() as folder:
+        yield folder / "store"
 
 
 class Writer:
