@@ -15,6 +15,7 @@ import operator
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from math import inf
 from types import TracebackType
 from typing import Generic, NamedTuple, Self, TypeVar
@@ -23,23 +24,24 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from marketfeed.client.batch import Batch
 from marketfeed.client.errors import AttachError, WriterLost
-from marketfeed.client.follow import Ends, Follow, Pace
+from marketfeed.client.follow import Follow
+from marketfeed.client.inbox import BATCH_ROWS, BatchesAsked
+from marketfeed.client.instruments import InstrumentTable
 from marketfeed.client.life import Life
-from marketfeed.client.messages import Position, parse_time
+from marketfeed.client.messages import Gap, Position, parse_time
 from marketfeed.client.parts import matcher
+from marketfeed.client.reader import Reader
 from marketfeed.client.session import Since
 from marketfeed.model.clock import Clock, SystemClock
-from marketfeed.model.latest import KINDS, Changed
-from marketfeed.model.ring import Lost, Span
+from marketfeed.model.latest import KINDS
 from marketfeed.model.shared import DIRECTORY, OpenedStore, ShareError, open_shared
 from marketfeed.model.tick import Ticks
 from marketfeed.stream.positions import position_of_time
 
 T = TypeVar("T")
 
-#: So many ticks, 5 MB, are copied at one go.
-BATCH_ROWS = 65_536
 #: How long a row that is being written is left alone.
 _AGAIN_S = 50e-6
 
@@ -53,8 +55,8 @@ class Scanned(NamedTuple, Generic[T]):
     first: int
     #: how many
     rows: int
-    #: what lies before them and was overwritten before it was looked at; None = nothing
-    lost: Lost | None
+    #: what lies before them and was overwritten before it was looked at
+    gaps: tuple[Gap, ...]
 
 
 class Attached:
@@ -74,6 +76,7 @@ class Attached:
         self._opened = opened
         self._store = opened.store
         self.epoch = self._store.epoch
+        self._reader = Reader(self._store)
         self._clock = clock
         self._sleep = sleep
         self._life = Life(opened, name, stale_after, clock)
@@ -120,31 +123,24 @@ class Attached:
             raise WriterLost(f"the server that shared {self.name!r} was shut down")
 
     @property
+    def instruments(self) -> InstrumentTable:
+        """What the ids in ticks stand for: ``instruments[id]`` is (symbol, feed)."""
+        return self._reader.instruments
+
+    @property
     def symbols(self) -> list[str]:
-        """The symbol of each instrument: ``symbols[tick["instrument"]]``. Grows at its end; not to be changed."""
+        """The symbol of each id. Grows at its end; not to be changed."""
         return self._store.directory.symbols()
 
     @property
     def feeds(self) -> list[str]:
-        """The name of each feed: ``feeds[tick["feed"]]``. Grows at its end; not to be changed."""
-        return self._store.directory.feeds()
+        """The feeds that the server has."""
+        return list(self._store.directory.feeds())
 
-    def instrument(self, symbol: str) -> int:
-        """The instrument of this name, ``SYMBOL`` or ``FEED:SYMBOL``.
+    def find(self, pattern: str) -> NDArray[np.uint32]:
+        """The ids of the instruments of this name or glob (`*` and `?`), alone or behind ``FEED:``.
 
-        Raises:
-            LookupError: there is none, or several feeds have it.
-        """
-        found = self.instruments(symbol)
-        if len(found) != 1:
-            which = "no instrument" if not len(found) else "more than one instrument"
-            raise LookupError(f"{which} is named {symbol!r}")
-        return int(found[0])
-
-    def instruments(self, pattern: str = "*") -> NDArray[np.uint32]:
-        """Those of this name or glob (`*` and `?`), alone or behind ``FEED:``; shape (n,), u4, ascending.
-
-        ``np.isin(ticks["instrument"], feed.instruments("BTC-*"))`` takes their ticks out of a batch.
+        Shape (n,), u4, ascending. ``np.isin(ticks["instrument"], feed.find("BTC-*"))`` tells which ticks are theirs.
         """
         match, directory = matcher(pattern), self._store.directory
         symbols, feed_of, feeds = directory.symbols(), directory.feed_of(), directory.feeds()
@@ -156,16 +152,28 @@ class Attached:
         ]
         return np.array(found, np.uint32)
 
-    def latest(self, kind: int | None = None, since: int = 0) -> Changed:
-        """The last quote and the last trade of each instrument: a copy, validated row by row.
+    def find_one(self, name: str) -> int:
+        """The id of the one instrument of that name, ``SYMBOL`` or ``FEED:SYMBOL``.
+
+        Raises:
+            LookupError: there is none, or more than one.
+        """
+        found = self.find(name)
+        if len(found) != 1:
+            which = "no instrument" if not len(found) else "more than one instrument"
+            raise LookupError(f"{which} is named {name!r}")
+        return int(found[0])
+
+    def latest(self, kind: int | None = None, since: int = 0) -> Batch:
+        """The last quote and the last trade of each instrument as one array: a copy, validated row by row.
 
         Args:
             kind: QUOTE or TRADE; None = both.
             since: only what came after this sequence number. To ask again and again for what changed, take
                 :attr:`head` before each call and give it to the next.
 
-        Returns ``ticks``, shape (n,), TICK, in the order of ``seqs``, shape (n,), u8, their sequence numbers. No row is
-        torn, and none is left out: one that the server is writing just then is waited for.
+        In the order of their sequence numbers, ``seq``. No row is torn, and none is left out: one that the server is
+        writing just then is waited for.
 
         Raises:
             WriterLost: the server has died, hangs, or was shut down: these are no last prices any more. What it held
@@ -184,19 +192,18 @@ class Attached:
             found = table.since(since, count, among=among)
             # Values are replaced and never removed: fewer than there were means that some could not be copied whole.
             if len(found.ticks) >= there:
-                return found
+                return self._reader.latest(*found)
             self._sleep(_AGAIN_S)
 
-    def ticks(self, since: Since | int = 0, *, batch_rows: int = BATCH_ROWS) -> Iterator[Span]:
+    def ticks(self, since: Since | int = 0, *, batch_rows: int = BATCH_ROWS) -> Iterator[Batch]:
         """Every tick after a place, up to the last one that is there at the call. Copies, validated.
 
         Args:
             since: a sequence number of this epoch; or a position or time, as in ``subscribe``. 0 = all that is held.
             batch_rows: at most so many at one go.
 
-        Yields ``ticks``, shape (n,), TICK, the caller's own; ``first``, the sequence number of the first of them, the
-        others follow without a hole; and ``lost``, the sequence numbers that were overwritten before they could be
-        read, or None. Ticks and lost together are every sequence number once.
+        Yields batches in which each ``seq`` is one more than the one before; what was overwritten before it could be
+        read is told in the :attr:`Batch.gaps`. Ticks and gaps together are every sequence number once.
 
         What a server held can be read after its end, too.
 
@@ -205,24 +212,24 @@ class Attached:
             AttachError: the position is of another life of the server.
         """
         cursor, until = self._cursor(since), self.head
-        return self._ticks(cursor, until, _positive(batch_rows, "batch_rows"))
+        asked = BatchesAsked(None, None, batch_rows, self._clock)
+        return self._ticks(cursor, until, asked.rows())
 
-    def _ticks(self, cursor: int, until: int, rows: int) -> Iterator[Span]:
+    def _ticks(self, cursor: int, until: int, rows: int) -> Iterator[Batch]:
         while cursor < until:
-            span = self._store.read(cursor, rows, until)
-            cursor = span.cursor
-            yield span
+            batch, cursor = self._reader.batch(cursor, rows, until)
+            yield batch
 
     def scan(
         self, function: Callable[[Ticks], T], since: Since | int = 0, *, batch_rows: int = BATCH_ROWS
     ) -> Iterator[Scanned[T]]:
         """What a function makes of the ticks after a place, up to the last one at the call. **No copy.**
 
-        The function is given read-only views of the server's memory, shape (n,), TICK, one after the other. Whether
-        the server overwrote some of one meanwhile is looked at when the function has returned: then its result is
-        thrown away, and it is called again with a copy of what is left. So it may see torn rows, but no result comes
-        of them; it should do nothing but return something, and that must not hold on to the view (an array that is a
-        part of it is copied).
+        The function is given read-only views of the server's memory, one after the other: shape (n,), with the columns
+        of a batch but ``seq``, for which there is :attr:`Scanned.first`. Whether the server overwrote some of one
+        meanwhile is looked at when the function has returned: then its result is thrown away, and it is called again
+        with a copy of what is left. So it may see torn rows, but no result comes of them; it should do nothing but
+        return something, and that must not hold on to the view (an array that is a part of it is copied).
 
         Args:
             function: as in ``lambda ticks: ticks["size"].sum()``.
@@ -232,7 +239,8 @@ class Attached:
             ValueError, AttachError: as :meth:`ticks`; and whatever the function raises on whole rows.
         """
         cursor, until = self._cursor(since), self.head
-        return self._scan(function, cursor, until, _positive(batch_rows, "batch_rows"))
+        asked = BatchesAsked(None, None, batch_rows, self._clock)
+        return self._scan(function, cursor, until, asked.rows())
 
     def _scan(self, function: Callable[[Ticks], T], cursor: int, until: int, rows: int) -> Iterator[Scanned[T]]:
         ring = self._store.ring
@@ -250,14 +258,15 @@ class Attached:
                 span = ring.read(cursor, rows, until)
                 value = function(span.ticks) if len(span.ticks) else None
             cursor = span.cursor
-            yield Scanned(value, span.first, len(span.ticks), span.lost)
+            gaps = (Gap(*span.lost, "lapped"),) if span.lost else ()
+            yield Scanned(value, span.first, len(span.ticks), gaps)
 
     def follow(
         self,
         since: Since | int | None = None,
         *,
-        timeout: float | None = None,
         max_rows: int | None = None,
+        timeout: float | None = None,
         batch_rows: int = BATCH_ROWS,
         nap: float = 0.001,
     ) -> Follow:
@@ -265,9 +274,7 @@ class Attached:
 
         Args:
             since: begin after this place, as in :meth:`ticks`; None = after the last tick at the call.
-            timeout: seconds; a loop over it ends when so many have passed since it began. None = never.
-            max_rows: a loop ends after so many ticks. None = never.
-            batch_rows: at most so many at one go.
+            max_rows, timeout, batch_rows: as of :meth:`marketfeed.client.Feed.batches`; they count for each loop anew.
             nap: seconds. How it waits: it looks at the server's counter, then sleeps for an eighth of the time that it
                 has waited so far, but 50 us at least and this at most, and looks again. So a tick is seen at most so
                 long after it was published, and the system's own delay (some 60 us on Linux). It takes a few percent
@@ -277,14 +284,10 @@ class Attached:
             ValueError, AttachError: as :meth:`ticks`.
         """
         cursor = self.head if since is None else self._cursor(since)
-        if max_rows is not None:
-            _positive(max_rows, "max_rows")
-        for argument, value in (("timeout", timeout or 0), ("nap", nap)):
-            if not 0 <= value < inf:
-                raise ValueError(f"{argument} is a number of seconds, not {value!r}")
-        ends = Ends(timeout, max_rows)
-        pace = Pace(_positive(batch_rows, "batch_rows"), nap, self._clock, self._sleep)
-        return Follow(self._store, self._life, cursor, ends, pace)
+        if not 0 <= nap < inf:
+            raise ValueError(f"nap is a number of seconds, not {nap}")
+        ask = partial(BatchesAsked, max_rows, timeout, batch_rows, self._clock)
+        return Follow(self._store, self._reader, self._life, cursor, ask, nap, self._clock, self._sleep)
 
     def _cursor(self, since: Since | int) -> int:
         """The sequence number after which to begin."""
@@ -308,12 +311,6 @@ class Attached:
         if not 0 <= cursor <= head:
             raise ValueError(f"since {cursor} is outside 0..{head}")
         return cursor
-
-
-def _positive(number: int, name: str) -> int:
-    if number < 1:
-        raise ValueError(f"{name} is 1 or more, not {number}")
-    return number
 
 
 def attach(

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from math import inf
-from typing import NamedTuple, Self
+from typing import Self
 
+from marketfeed.client.batch import Batch
 from marketfeed.client.errors import WriterLost
+from marketfeed.client.inbox import BatchesAsked
 from marketfeed.client.life import Life
 from marketfeed.client.messages import Position
+from marketfeed.client.reader import Reader
 from marketfeed.model.clock import Clock
-from marketfeed.model.ring import Span
 from marketfeed.model.store import TickStore
 
 #: Looks at the head in a row, about 0.2 us each: before a nap, and between two looks at the clock.
@@ -24,26 +26,6 @@ _LOOKS = 16
 _LEAST_NAP_S, _NAP_SHARE = 50e-6, 1 / 8
 #: How often somebody who waits asks whether the writer lives.
 _CHECK_S = 0.1
-
-
-class Ends(NamedTuple):
-    """When a loop ends by itself."""
-
-    #: seconds since it began; None = never
-    timeout: float | None
-    #: ticks; None = never
-    max_rows: int | None
-
-
-class Pace(NamedTuple):
-    """How it reads and waits."""
-
-    #: at most so many ticks at one go
-    batch_rows: int
-    #: the longest nap, s; 0 = none
-    nap: float
-    clock: Clock
-    sleep: Callable[[float], None]
 
 
 class Follow:
@@ -56,19 +38,28 @@ class Follow:
         WriterLost: from the loop, when the server died or hangs. All that it published was given before.
     """
 
-    def __init__(self, store: TickStore, life: Life, cursor: int, ends: Ends, pace: Pace) -> None:
+    def __init__(
+        self,
+        store: TickStore,
+        reader: Reader,
+        life: Life,
+        cursor: int,
+        ask: Callable[[], BatchesAsked],
+        nap: float,
+        clock: Clock,
+        sleep: Callable[[float], None],
+    ) -> None:
         self._epoch = store.epoch
         self._ring = store.ring
+        self._reader = reader
         self._life = life
         self._cursor = cursor
-        self._ends = ends
-        self._pace = pace
+        self._ask = ask
+        self._asked = ask()
+        self._nap = nap
+        self._clock = clock
+        self._sleep = sleep
         self._check_at = -inf
-        self._begin()
-
-    def _begin(self) -> None:
-        timeout, self._room = self._ends
-        self._deadline = inf if timeout is None else self._pace.clock.monotonic() + timeout
 
     @property
     def position(self) -> Position:
@@ -76,41 +67,39 @@ class Follow:
         return Position(self._cursor, self._epoch)
 
     def __iter__(self) -> Self:
-        self._begin()
+        self._asked = self._ask()
         return self
 
-    def __next__(self) -> Span:
-        rows = self._pace.batch_rows if self._room is None else min(self._room, self._pace.batch_rows)
+    def __next__(self) -> Batch:
+        rows = self._asked.rows()
         if not rows or not self._wait():
             raise StopIteration
-        span = self._ring.read(self._cursor, rows)
-        if self._room is not None:
-            self._room -= len(span.ticks)
-        self._cursor = span.cursor
-        return span
+        batch, self._cursor = self._reader.batch(self._cursor, rows)
+        return self._asked.given(batch)
 
     def _wait(self) -> bool:
         """Until there is more; False = the loop is to end."""
-        ring, cursor, clock = self._ring, self._cursor, self._pace.clock
-        begin = clock.monotonic()
-        while True:
+        ring, cursor, clock = self._ring, self._cursor, self._clock
+        left, begin = self._asked.seconds_left(), clock.monotonic()
+        deadline = inf if left is None else begin + left
+        while begin < deadline:  # a server that always has more does not keep a loop from its end
             for _ in range(_LOOKS):
                 if ring.head > cursor:
-                    # A server that always has more does not keep a loop from its end.
-                    return self._deadline == inf or clock.monotonic() < self._deadline
+                    return True
             now = clock.monotonic()
-            if now >= self._deadline:
-                return False
+            if now >= deadline:
+                break
             if now >= self._check_at:
                 self._check_at = now + _CHECK_S
                 ended = self._ended()
                 if ring.head > cursor:
                     continue
                 if ended:
-                    return False
-            if self._pace.nap:
-                nap = min(self._pace.nap, max(_LEAST_NAP_S, _NAP_SHARE * (now - begin)))
-                self._pace.sleep(min(nap, self._deadline - now))
+                    break
+            if self._nap:
+                nap = min(self._nap, max(_LEAST_NAP_S, _NAP_SHARE * (now - begin)))
+                self._sleep(min(nap, deadline - now))
+        return False
 
     def _ended(self) -> bool:
         """Whether the server was shut down; raises where it is lost, but not before all it published is given."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterable
 from math import inf
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
@@ -250,8 +251,11 @@ class Lane:
             if _discard(self._routes, cell, group):
                 self._routed[cell] = False
 
-    def instruments_added(self, begin: int) -> None:
-        """Instruments from id ``begin`` on are new: route them to whoever waits for such."""
+    def instruments_added(self, begin: int) -> Iterable[Group]:
+        """Instruments from id ``begin`` on are new: route them to whoever waits for such.
+
+        Returns those who may take one of them.
+        """
         directory = self._store.directory
         waiting = dict(self._globbing)
         feeds = directory.feeds()
@@ -260,6 +264,7 @@ class Lane:
                 waiting |= self._by_name.get(name, {})
         for group in waiting:
             self._route(group, begin)
+        return waiting
 
     def extend(self, group: Group, selection: Selection) -> bool:
         """Give a group a selection that takes what it took and more, at the cost of what is more.

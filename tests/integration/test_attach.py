@@ -14,15 +14,16 @@ import pytest
 
 import marketfeed
 from marketfeed.client.attach import Attached
+from marketfeed.client.batch import Batch
 from marketfeed.client.errors import AttachError, WriterLost
 from marketfeed.client.follow import Follow
-from marketfeed.client.messages import Quote
-from marketfeed.model import Span
+from marketfeed.client.messages import Gap, Quote
+from marketfeed.model.tick import Ticks
 from tests.integration.processes import BOUND, ROOT, process, stream_of
 from tests.integration.store_writer import INSTRUMENTS
 from tests.integration.store_writing import Writer, expected, writing
 from tests.shm import memory_directory
-from tests.ticks import same
+from tests.ticks import same, ticks_in
 
 RING = 1_024
 
@@ -48,22 +49,26 @@ class Account:
         self.cursor = cursor
         self.rows = self.lost = self.laps = 0
 
-    def take(self, span: Span) -> None:
-        if span.lost:
-            assert span.lost == (self.cursor + 1, span.first - 1)
-            self.lost += span.lost.last - span.lost.first + 1
+    def take(self, ticks: Ticks, gaps: tuple[Gap, ...]) -> None:
+        """Ticks, shape (n,), TICK, behind what was lost."""
+        for gap in gaps:
+            assert (gap.first, gap.reason) == (self.cursor + 1, "lapped")
+            assert gap.last is not None
+            self.lost += gap.last - self.cursor
             self.laps += 1
-        else:
-            assert span.first == self.cursor + 1
-        n = len(span.ticks)
-        assert same(span.ticks, expected(np.arange(span.first, span.first + n)))
-        self.rows += n
-        self.cursor = span.cursor
+            self.cursor = gap.last
+        first, self.cursor = self.cursor + 1, self.cursor + len(ticks)
+        assert same(ticks, expected(np.arange(first, self.cursor + 1)))
+        self.rows += len(ticks)
+
+    def take_batch(self, batch: Batch) -> None:
+        self.take(ticks_in(batch.ticks), batch.gaps)
+        assert batch.ticks["seq"].tolist() == list(range(self.cursor - len(batch) + 1, self.cursor + 1))
 
 
 def drain(follow: Follow, account: Account) -> None:
-    for span in follow:
-        account.take(span)
+    for batch in follow:
+        account.take_batch(batch)
 
 
 # ---- a writer at full speed ----------------------------------------------------------------------------------------
@@ -76,12 +81,12 @@ def test_a_follower_of_a_writer_at_full_speed_gets_no_torn_row_and_every_tick_is
         begin = account.cursor
         follow = feed.follow(since=begin, nap=0)
         for _ in bounded():
-            account.take(next(follow))
+            account.take_batch(next(follow))
             if account.rows > 500_000 and account.laps > 100:
                 break
         head = writer.stop()
-        for span in follow:  # it ends: the writer was shut down
-            account.take(span)
+        for batch in follow:  # it ends: the writer was shut down
+            account.take_batch(batch)
     assert account.cursor == head
     assert account.rows + account.lost == head - begin
 
@@ -102,10 +107,10 @@ def test_nothing_comes_of_rows_that_were_torn_under_a_scan(folder: Path) -> None
 
         for _ in bounded():
             account = Account()
-            for value, first, rows, lost in feed.scan(rows_of, batch_rows=RING // 2):
+            for value, first, rows, gaps in feed.scan(rows_of, batch_rows=RING // 2):
                 results += 1
-                account.take(Span(expected(np.arange(0)) if value is None else value, first, lost))
-                assert rows == (0 if value is None else len(value))
+                account.take(expected(np.arange(0)) if value is None else value, gaps)
+                assert (first + rows - 1, rows) == (account.cursor, 0 if value is None else len(value))
             if calls > results + 20:  # so often it was torn, and done again
                 break
 
@@ -138,10 +143,10 @@ def test_the_latest_are_of_every_instrument_also_while_the_writer_is_at_work(fol
         for _ in range(20):
             freeze(writer, feed, at=True)
             waited.clear()
-            ticks, seqs = feed.latest()
+            ticks = feed.latest().ticks
             assert waited
             assert np.unique(ticks["instrument"]).tolist() == quoted
-            assert same(ticks, expected(seqs.astype(np.int64)))
+            assert same(ticks_in(ticks), expected(ticks["seq"].astype(np.int64)))
 
 
 def test_a_follower_of_a_writer_that_is_killed_is_told_so_after_all_it_published(folder: Path) -> None:
@@ -149,7 +154,7 @@ def test_a_follower_of_a_writer_that_is_killed_is_told_so_after_all_it_published
         feed = marketfeed.attach("us", directory=folder)
         follow = feed.follow()
         account = Account(follow.position.seq)
-        account.take(next(follow))
+        account.take_batch(next(follow))
         writer.kill()
         with pytest.raises(WriterLost, match="has died"):
             drain(follow, account)
@@ -203,11 +208,12 @@ def test_what_is_attached_to_is_what_goes_over_the_wire(folder: Path) -> None:
         with marketfeed.connect_sync(stream_of(address)) as wire:
             wire.subscribe(quotes=["*"], trades=["*"], since={"seq": 0})
             messages = [next(wire) for _ in range(2_000)]
-        [span] = feed.ticks()
-    assert span.lost is None
+        [batch] = feed.ticks()
+    assert batch.gaps == ()
     for message in messages:
-        tick = span.ticks[message.seq - span.first]
-        assert (feed.feeds[tick["feed"]], feed.symbols[tick["instrument"]]) == (message.feed, message.symbol)
+        tick = batch.ticks[message.seq - 1]
+        assert tick["seq"] == message.seq
+        assert batch.instruments[tick["instrument"]] == (message.symbol, message.feed)
         assert tick["ts_event"] == message.t
         columns = ["bid", "bid_size", "ask", "ask_size"] if isinstance(message, Quote) else ["price", "size"]
         sent = [getattr(message, column) for column in columns]
@@ -230,8 +236,8 @@ def test_a_shutdown_ends_every_follower_and_removes_the_file(folder: Path, numbe
         follow = feed.follow(since=0)
         account = len(next(follow).ticks)
         server.send_signal(number)
-        for span in follow:
-            account += len(span.ticks)
+        for batch in follow:
+            account += len(batch)
         assert (account, feed.ended) == (feed.head, True)
         assert list(folder.iterdir()) == []
         assert server.wait(BOUND) == 0
@@ -329,7 +335,7 @@ def test_a_wait_that_was_interrupted_goes_on_where_it_was(folder: Path) -> None:
         freeze(writer, feed, at=False)
         follow = feed.follow(since=feed.head - 10, nap=0.01)
         account = Account(follow.position.seq)
-        account.take(next(follow))
+        account.take_batch(next(follow))
 
         def interrupt(number: int, frame: object) -> None:
             raise KeyboardInterrupt
@@ -344,17 +350,17 @@ def test_a_wait_that_was_interrupted_goes_on_where_it_was(folder: Path) -> None:
             signal.signal(signal.SIGALRM, before)
         assert (account.rows, follow.position.seq) == (10, account.cursor)
         writer.go_on()
-        account.take(next(follow))
+        account.take_batch(next(follow))
 
 
 def test_a_reader_writes_nothing(folder: Path) -> None:
     with writing(folder, RING, "us") as writer, marketfeed.attach("us", directory=folder) as feed:
         freeze(writer, feed, at=False)
         before = (folder / "marketfeed-us").read_bytes()
-        for span in feed.ticks(batch_rows=100):
-            assert len(span.ticks)
+        for batch in feed.ticks(batch_rows=100):
+            assert len(batch)
         assert sum(scanned.rows for scanned in feed.scan(len)) == RING
         assert len(feed.latest().ticks)
-        assert len(feed.instruments()) == INSTRUMENTS
+        assert len(feed.instruments) == INSTRUMENTS
         assert list(feed.follow(timeout=0.01)) == []
         assert (folder / "marketfeed-us").read_bytes() == before

@@ -11,12 +11,13 @@ import pytest
 
 import marketfeed
 from marketfeed.client.attach import Attached
+from marketfeed.client.batch import Batch
 from marketfeed.client.errors import AttachError, ClientError, WriterLost
-from marketfeed.client.messages import Position
-from marketfeed.model import QUOTE, TRADE, ManualClock, Span
+from marketfeed.client.messages import Gap, Position
+from marketfeed.model import QUOTE, TRADE, ManualClock
 from marketfeed.model.shared import SharedStore, _lock
 from tests.shm import memory_directory
-from tests.ticks import numbered, same
+from tests.ticks import numbered, same, ticks_in
 
 RING = 64
 FEEDS = {"sim": ["AAPL", "BTC-USD", "BTC-EUR"], "other": ["AAPL", "[X]"]}
@@ -75,13 +76,20 @@ def world() -> Iterator[World]:
             yield world
 
 
-def held(spans: list[Span]) -> list[int]:
+def held(batches: list[Batch]) -> list[int]:
     """The sequence numbers of all ticks, each seen to be what was published under it."""
     seqs: list[int] = []
-    for span in spans:
-        assert same(span.ticks, numbered(span.first, len(span.ticks), INSTRUMENTS))
-        seqs += range(span.first, span.first + len(span.ticks))
+    for batch in batches:
+        mine = batch.ticks["seq"].tolist()
+        if mine:
+            assert mine == list(range(mine[0], mine[0] + len(mine)))
+            assert same(ticks_in(batch.ticks), numbered(mine[0], len(mine), INSTRUMENTS))
+        seqs += mine
     return seqs
+
+
+def lost(first: int, last: int) -> tuple[Gap, ...]:
+    return (Gap(first, last, "lapped"),)
 
 
 # ---- attaching -----------------------------------------------------------------------------------------------------
@@ -94,6 +102,8 @@ def test_it_tells_where_the_server_is_and_what_it_has(world: World) -> None:
         assert (feed.head, feed.oldest, feed.ended) == (3, 1, False)
         assert feed.position == Position(3, feed.epoch)
         assert feed.feeds == ["sim", "other"]
+        assert feed.instruments[2] == ("BTC-EUR", "sim")
+        assert len(feed.instruments) == 5
         assert feed.symbols == ["AAPL", "BTC-USD", "BTC-EUR", "AAPL", "[X]"]
         feed.check()
 
@@ -157,17 +167,17 @@ def test_a_server_that_hung_and_goes_on_can_be_read_on(world: World) -> None:
 )
 def test_instruments_are_found_by_name_and_glob(world: World, pattern: str, found: list[int]) -> None:
     with world.attach() as feed:
-        numbers = feed.instruments(pattern)
+        numbers = feed.find(pattern)
         assert (numbers.dtype, numbers.tolist()) == (np.uint32, found)
 
 
 def test_one_instrument_is_found_or_it_is_an_error(world: World) -> None:
     with world.attach() as feed:
-        assert (feed.instrument("BTC-USD"), feed.instrument("other:AAPL")) == (1, 3)
+        assert (feed.find_one("BTC-USD"), feed.find_one("other:AAPL")) == (1, 3)
         with pytest.raises(LookupError, match="more than one instrument is named 'AAPL'"):
-            feed.instrument("AAPL")
+            feed.find_one("AAPL")
         with pytest.raises(LookupError, match="no instrument is named 'MSFT'"):
-            feed.instrument("MSFT")
+            feed.find_one("MSFT")
 
 
 # ---- latest --------------------------------------------------------------------------------------------------------
@@ -179,13 +189,15 @@ def test_latest_is_the_last_quote_and_trade_of_each(world: World) -> None:
     for number, tick in enumerate(numbered(1, 30, INSTRUMENTS), 1):
         last[int(tick["kind"]), int(tick["instrument"])] = number
     with world.attach() as feed:
-        ticks, seqs = feed.latest()
+        latest = feed.latest()
+        seqs = latest.ticks["seq"]
         assert seqs.tolist() == sorted(last.values())
-        assert same(ticks, numbered(1, 30, INSTRUMENTS)[seqs.astype(np.int64) - 1])
+        assert same(ticks_in(latest.ticks), numbered(1, 30, INSTRUMENTS)[seqs.astype(np.int64) - 1])
+        assert latest.symbols[0] == feed.symbols[latest.ticks["instrument"][0]]
         for kind in (QUOTE, TRADE):
             mine = sorted(seq for (of, _), seq in last.items() if of == kind)
-            assert feed.latest(kind).seqs.tolist() == mine
-        assert feed.latest(since=28).seqs.tolist() == [seq for seq in sorted(last.values()) if seq > 28]
+            assert feed.latest(kind).ticks["seq"].tolist() == mine
+        assert feed.latest(since=28).ticks["seq"].tolist() == [seq for seq in sorted(last.values()) if seq > 28]
         with pytest.raises(ValueError, match="kind is QUOTE or TRADE, not 7"):
             feed.latest(7)
 
@@ -201,7 +213,7 @@ def test_a_row_that_is_being_written_is_waited_for_not_left_out(world: World) ->
 
     world.at.append((0.0002, done))
     with world.attach() as feed:
-        assert feed.latest().seqs.tolist() == sorted(seqs[seqs > 0].tolist())
+        assert feed.latest().ticks["seq"].tolist() == sorted(seqs[seqs > 0].tolist())
         assert len(world.sleeps) == 4
 
 
@@ -233,34 +245,34 @@ def test_no_last_prices_come_of_a_server_that_was_shut_down(world: World) -> Non
 def test_ticks_are_all_up_to_the_head_at_the_call_in_batches(world: World) -> None:
     world.publish(25)
     with world.attach() as feed:
-        spans = feed.ticks(since=3, batch_rows=10)
+        batches = feed.ticks(since=3, batch_rows=10)
         world.publish(10)
-        got = list(spans)
-        assert [len(span.ticks) for span in got] == [10, 10, 2]
+        got = list(batches)
+        assert [len(batch) for batch in got] == [10, 10, 2]
         assert held(got) == list(range(4, 26))
-        assert all(span.lost is None for span in got)
+        assert all(batch.gaps == () for batch in got)
         assert list(feed.ticks(since=35)) == []
 
 
 def test_what_was_overwritten_is_told(world: World) -> None:
     world.publish(100)
     with world.attach() as feed:
-        spans = feed.ticks(batch_rows=20)
-        first = next(spans)
-        assert first.lost == (1, 36)
+        batches = feed.ticks(batch_rows=20)
+        first = next(batches)
+        assert first.gaps == lost(1, 36)
         world.publish(30)
-        rest = list(spans)
-        assert rest[0].lost == (57, 66)
+        rest = list(batches)
+        assert rest[0].gaps == lost(57, 66)
         assert held([first, *rest]) == [*range(37, 57), *range(67, 101)]
 
 
 def test_ticks_that_are_all_overwritten_meanwhile_are_told_as_lost(world: World) -> None:
     world.publish(10)
     with world.attach() as feed:
-        spans, scanned = feed.ticks(), feed.scan(len)
+        batches, scanned = feed.ticks(), feed.scan(len)
         world.publish(200)
-        assert [(len(span.ticks), span.lost) for span in spans] == [(0, (1, 10))]
-        assert list(scanned) == [(None, 11, 0, (1, 10))]
+        assert [(len(batch), batch.gaps) for batch in batches] == [(0, lost(1, 10))]
+        assert list(scanned) == [(None, 11, 0, lost(1, 10))]
 
 
 @pytest.mark.parametrize("make", [lambda p: p, lambda p: {"seq": p.seq, "epoch": p.epoch}, lambda p: p.seq])
@@ -281,8 +293,8 @@ def test_since_a_time_is_what_happened_after_it(world: World, since: str | datet
         begin = 21 if isinstance(since, str) else 20
         assert held(list(feed.ticks(since=since))) == list(range(begin, 31))
         world.publish(70)
-        [span] = feed.ticks(since=since)
-        assert span.lost == (1, 36)  # some of them came after that time
+        batch, *_ = feed.ticks(since=since)
+        assert batch.gaps == lost(1, 36)  # some of them came after that time
 
 
 def test_what_is_no_place_is_an_error_at_once(world: World) -> None:
@@ -299,7 +311,7 @@ def test_what_is_no_place_is_an_error_at_once(world: World) -> None:
             ):
                 with pytest.raises(error, match=message):
                     use(since)
-        with pytest.raises(ValueError, match="batch_rows is 1 or more, not 0"):
+        with pytest.raises(ValueError, match="batch_rows is at least 1, not 0"):
             feed.ticks(batch_rows=0)
 
 
@@ -313,9 +325,9 @@ def test_a_scan_is_given_every_tick_without_a_copy(world: World) -> None:
 
         found = list(feed.scan(shares_memory, batch_rows=40))
         assert all(scanned.value and scanned.value[0] for scanned in found)
-        assert [(scanned.first, scanned.rows, scanned.lost) for scanned in found] == [
-            (37, 28, (1, 36)),  # up to where the ring's memory ends
-            (65, 36, None),
+        assert [(scanned.first, scanned.rows, scanned.gaps) for scanned in found] == [
+            (37, 28, lost(1, 36)),  # up to where the ring's memory ends
+            (65, 36, ()),
         ]
         assert [seq for scanned in found if scanned.value for seq in scanned.value[1]] == list(range(37, 101))
 
@@ -333,7 +345,7 @@ def test_what_a_scan_saw_torn_is_done_again_with_a_copy_of_what_is_left(world: W
 
         [scanned] = feed.scan(summed)
         assert calls == [64, 54]
-        assert scanned == (sum(range(11, 65)), 11, 54, (1, 10))
+        assert scanned == (sum(range(11, 65)), 11, 54, lost(1, 10))
 
 
 def test_an_error_of_a_scans_function_counts_on_whole_rows_only(world: World) -> None:
@@ -381,7 +393,7 @@ def test_follow_ends_after_so_many_ticks(world: World) -> None:
     with world.attach() as feed:
         follow = feed.follow(since=2, max_rows=7, batch_rows=4)
         first, second = list(follow), list(follow)
-        assert [len(span.ticks) for span in first] == [4, 3]
+        assert [len(batch) for batch in first] == [4, 3]
         assert held(first + second) == list(range(3, 17))
 
 
@@ -389,14 +401,14 @@ def test_a_server_that_always_has_more_does_not_keep_follow_from_its_end(world: 
     world.publish(1)
     with world.attach() as feed:
         taken = 0
-        for span in feed.follow(timeout=1):
-            taken += len(span.ticks)
+        for batch in feed.follow(timeout=1):
+            taken += len(batch)
             world.clock.advance(0.1)
             world.publish(1)
         assert taken == 0
         world.at.append((world.clock.monotonic() + 0.1, lambda: world.publish(1)))
-        for span in feed.follow(timeout=1):
-            taken += len(span.ticks)
+        for batch in feed.follow(timeout=1):
+            taken += len(batch)
             world.clock.advance(0.2)
             world.publish(1)
         assert 4 <= taken <= 6
@@ -407,9 +419,9 @@ def test_a_follower_that_is_lapped_is_told_what_it_lost_and_goes_on(world: World
         world.at.append((0.5, lambda: world.publish(40)))
         world.at.append((1.0, lambda: world.publish(60)))
         world.at.append((1.0, lambda: world.publish(60)))
-        first, second = list(feed.follow(timeout=2))
-        assert (first.lost, second.lost) == (None, (41, 96))
-        assert held([first, second]) == [*range(1, 41), *range(97, 161)]
+        batches = list(feed.follow(timeout=2))
+        assert [batch.gaps for batch in batches if batch.gaps] == [lost(41, 96)]
+        assert held(batches) == [*range(1, 41), *range(97, 161)]
 
 
 def test_follow_looks_soon_at_first_and_seldom_later(world: World) -> None:
@@ -489,11 +501,11 @@ def test_a_server_that_was_started_anew_is_another_one(world: World) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"timeout": -1}, "timeout is a number of seconds, not -1"),
-        ({"timeout": float("nan")}, "timeout is a number of seconds, not nan"),
+        ({"timeout": -1}, "timeout is a number of seconds above 0, not -1"),
+        ({"timeout": float("nan")}, "timeout is a number of seconds above 0, not nan"),
         ({"nap": -0.1}, "nap is a number of seconds"),
-        ({"max_rows": 0}, "max_rows is 1 or more, not 0"),
-        ({"batch_rows": -5}, "batch_rows is 1 or more, not -5"),
+        ({"max_rows": -1}, "max_rows is a number of ticks, not -1"),
+        ({"batch_rows": -5}, "batch_rows is at least 1, not -5"),
     ],
 )
 def test_what_follow_cannot_do_is_an_error(world: World, options: dict[str, float], message: str) -> None:
