@@ -90,7 +90,7 @@ class Attached:
         self.close()
 
     def close(self) -> None:
-        """Let go of the server's memory. Arrays that were given stay as they are."""
+        """Let go of the server's memory. Arrays that were given stay; what is asked later is an error."""
         self._opened.close()
 
     @property
@@ -118,6 +118,7 @@ class Attached:
 
         Raises:
             WriterLost: it has died, hangs, or was shut down.
+            AttachError: this was closed.
         """
         if self._life.ended():
             raise WriterLost(f"the server that shared {self.name!r} was shut down")
@@ -283,7 +284,7 @@ class Attached:
         Raises:
             ValueError, AttachError: as :meth:`ticks`.
         """
-        cursor = self.head if since is None else self._cursor(since)
+        cursor = self._cursor(self.head if since is None else since)
         if not 0 <= nap < inf:
             raise ValueError(f"nap is a number of seconds, not {nap}")
         ask = partial(BatchesAsked, max_rows, timeout, batch_rows, self._clock)
@@ -291,6 +292,7 @@ class Attached:
 
     def _cursor(self, since: Since | int) -> int:
         """The sequence number after which to begin."""
+        self._life.check_open()
         if isinstance(since, Mapping):
             since = msgspec.convert(since, Position)
         if isinstance(since, datetime.datetime):

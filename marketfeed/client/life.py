@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from marketfeed.client.errors import WriterLost
+from marketfeed.client.errors import AttachError, WriterLost
 from marketfeed.model.clock import Clock
 from marketfeed.model.shared import OpenedStore
 
@@ -26,12 +26,23 @@ class Life:
         self._beat_ns = -1
         self._beaten_at = 0.0
 
+    def check_open(self) -> None:
+        """See that it was not closed on this side.
+
+        Raises:
+            AttachError: it was.
+        """
+        if self._opened.closed:
+            raise AttachError(f"the feed {self._name!r} was closed")
+
     def ended(self) -> bool:
         """Whether the writer was shut down in order; False = it lives.
 
         Raises:
             WriterLost: it has died, or hangs.
+            AttachError: it was closed on this side.
         """
+        self.check_open()
         store = self._opened.store
         # The end is looked at after the lock: a writer lets go of it after it said so.
         lives = self._opened.writer_lives()

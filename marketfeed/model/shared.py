@@ -179,6 +179,11 @@ class OpenedStore:
         kind, *_ = _FLOCK.unpack(fcntl.fcntl(self._fd, fcntl.F_OFD_GETLK, asked))
         return bool(kind != fcntl.F_UNLCK)
 
+    @property
+    def closed(self) -> bool:
+        """Whether :meth:`close` was called."""
+        return self._fd < 0
+
     def close(self) -> None:
         """Let go of the file. What was mapped stays so as long as anything uses it."""
         if self._fd >= 0:

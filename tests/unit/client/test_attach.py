@@ -147,6 +147,18 @@ def test_a_server_that_hung_and_goes_on_can_be_read_on(world: World) -> None:
         feed.check()
 
 
+def test_what_was_closed_gives_nothing_more_and_what_it_gave_stays(world: World) -> None:
+    world.publish(3)
+    with world.attach() as feed:
+        [batch] = feed.ticks()
+        follow = feed.follow()
+    for use in (feed.check, feed.latest, feed.ticks, feed.follow, lambda: feed.scan(len), lambda: next(follow)):
+        with pytest.raises(AttachError, match="the feed 'us' was closed"):
+            use()
+    assert held([batch]) == [1, 2, 3]
+    feed.close()
+
+
 # ---- instruments ---------------------------------------------------------------------------------------------------
 
 
