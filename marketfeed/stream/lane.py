@@ -54,6 +54,8 @@ class Subscriber:
         self.given: NDArray[np.bool_] | None = None
         #: the newest that it has been given by itself
         self.top = 0
+        #: (every tick) behind, it looks through so many ticks for a frame: about as many as make one of those it wants
+        self.scan = FRAME_TICKS
         #: (latest lanes) seconds on the hub's clock before which it is given nothing more
         self.not_before = -inf
 

@@ -242,4 +242,4 @@ class Session:
 
     def _send(self, message: protocol.Message) -> Took:
         encoding = self.encoding
-        return self.link.send(self.link.wrap(encoding.messages([message]), encoding.BINARY_MESSAGES))
+        return self.link.send(self.link.wrap(encoding.messages([message]), encoding.BINARY_MESSAGES, None))

@@ -30,7 +30,7 @@ class EncodedTicks(Protocol):
     def __len__(self) -> int: ...
 
     def frame(self, places: Sequence[int] | None = None) -> bytes:
-        """The payload of a frame of those at these places, in this order; None = of all."""
+        """The payload of a frame of those at these places, ascending and each once; None = of all."""
 
 
 class Encoding(Protocol):

@@ -70,7 +70,7 @@ class PackedTicks:
         return len(self._records)
 
     def frame(self, places: Sequence[int] | None = None) -> bytes:
-        if places is None:
+        if places is None or len(places) == len(self._records):
             count = len(self._records)
             first = int(self._seqs[0]) if count else 0
             return b"".join((_header(count, first), self._records.data))

@@ -21,7 +21,7 @@ class Pieces:
         return len(self._pieces)
 
     def frame(self, places: Sequence[int] | None = None) -> bytes:
-        if places is None:
-            return self._join(self._pieces)
         pieces = self._pieces
+        if places is None or len(places) == len(pieces):
+            return self._join(pieces)
         return self._join([pieces[n] for n in places])

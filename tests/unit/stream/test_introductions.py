@@ -36,7 +36,9 @@ def binary(market: Market, feed: str | None = None, **command: Any) -> tuple[Any
 def order(link: ListLink) -> list[str]:
     """Each frame in short."""
     return [
-        f"{len(read_frame(frame[1:]))} ticks" if frame[:1] == b"B" else orjson.loads(frame[1:])[0]["T"]
+        f"{len(read_frame(frame.partition(b' ')[2]))} ticks"
+        if frame[:1] == b"B"
+        else orjson.loads(frame.partition(b" ")[2])[0]["T"]
         for frame in link.frames
     ]
 
