@@ -278,7 +278,7 @@ class Attached:
             max_rows, timeout, batch_rows: as of :meth:`marketfeed.client.Feed.batches`; they count for each loop anew.
             nap: seconds. How it waits: it looks at the server's counter, then sleeps for an eighth of the time that it
                 has waited so far, but 50 us at least and this at most, and looks again. So a nap delays a tick by this
-                at most; to be woken, and to get a CPU, comes on top. See bench/README.md for what it takes: some percent
+                at most; to be woken, and to get a CPU, comes on top. See bench/README.md for what it takes: some %
                 of a core where ticks are rare, up to a sixth where they are 1 ms apart. 0 = never sleep: the least
                 delay, for a whole core.
 
