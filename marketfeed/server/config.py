@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from marketfeed.feed import FeedError, FeedSpec
+from marketfeed.model.shared import DIRECTORY
 from marketfeed.model.store import DEFAULT_INSTRUMENTS, DEFAULT_TICKS
 
 
@@ -57,6 +58,8 @@ SETTINGS: tuple[Setting, ...] = (
         power_of_two=True,
     ),
     Setting("instruments", int, DEFAULT_INSTRUMENTS, "instruments", "how many there may be", least=1, most=1 << 24),
+    Setting("share", str, "", "name", "under which processes of this machine read the ring with `marketfeed.attach`"),
+    Setting("share_dir", str, DIRECTORY, "path", "where the shared ring's file is; memory, not a disk"),
     Setting("key", str, (), "KEY:SECRET or TOKEN", "who may subscribe; none = everybody", many=True),
     Setting("origin", str, (), "URL", "pages of this origin may connect too; * = any", many=True),
     Setting("max_connections", int, 10_000, "connections", "how many there may be at a time", least=1, most=1_000_000),

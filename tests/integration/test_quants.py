@@ -1,5 +1,6 @@
 """The examples of docs/quants.md, run as they stand there."""
 
+import os
 import re
 import subprocess
 import sys
@@ -10,12 +11,14 @@ import pytest
 from tests.integration.processes import BOUND, ROOT, server, status
 
 EXAMPLES = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "quants.md").read_text(), re.DOTALL)
+#: So that tests that run side by side do not meet under one name.
+NAME = f"quants-{os.getpid()}"
 
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
-    """A server as `make run` starts it, with some ticks behind it."""
-    with server() as at:
+    """A server as the document starts it, with some ticks behind it."""
+    with server("--share", NAME) as at:
         while status(at)["seq"] < 2_000:  # the test's own timeout is the bound
             pass
         yield at
@@ -23,7 +26,9 @@ def address() -> Iterator[str]:
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=range(1, len(EXAMPLES) + 1))
 def test_an_example_runs_as_it_stands(address: str, example: str) -> None:
-    script = example.replace("ws://127.0.0.1:8000", address.replace("http", "ws", 1))
+    script = example.replace('attach("us")', f'attach("{NAME}")')
+    script = script.replace("ws://127.0.0.1:8000", address.replace("http", "ws", 1))
+    script = script.replace("http://127.0.0.1:8000", address)
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", script],
         cwd=ROOT,
@@ -37,4 +42,4 @@ def test_an_example_runs_as_it_stands(address: str, example: str) -> None:
 
 
 def test_there_are_examples() -> None:
-    assert len(EXAMPLES) >= 3
+    assert len(EXAMPLES) >= 8
