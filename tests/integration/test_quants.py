@@ -8,7 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.integration.processes import BOUND, ROOT, server, status
+import marketfeed
+from tests.integration.processes import BOUND, ROOT, server
 
 EXAMPLES = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "quants.md").read_text(), re.DOTALL)
 #: So that tests that run side by side do not meet under one name.
@@ -19,8 +20,9 @@ NAME = f"quants-{os.getpid()}"
 def address() -> Iterator[str]:
     """A server as the document starts it, with some ticks behind it."""
     with server("--share", NAME) as at:
-        while status(at)["seq"] < 2_000:  # the test's own timeout is the bound
-            pass
+        # It waits in naps: asking the server on and on would keep it from its ticks.
+        with marketfeed.attach(NAME) as feed:
+            assert sum(map(len, feed.follow(since=0, max_rows=2_000, timeout=BOUND))) == 2_000
         yield at
 
 
