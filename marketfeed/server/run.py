@@ -141,12 +141,13 @@ async def _serve_from(
         sockets = bind_sockets(config["port"], config["host"], backlog=_BACKLOG)
     except OSError as error:
         raise ConfigError(f"cannot listen on {config['host']}:{config['port']}: {error.strerror or error}") from None
-    _announce(shared, clock)
-    server.add_sockets(sockets)
-
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
+    # Only now: a signal that came between would end the process and leave the file behind.
+    _announce(shared, clock)
+    server.add_sockets(sockets)
+
     # What is there now stays for good; the collector need not look at it again.
     gc.collect()
     gc.freeze()
