@@ -20,6 +20,16 @@ IO_MODULES = {
     "http",
     "urllib.request",
 }
+#: Packages and modules that do no I/O.
+PURE = (
+    "marketfeed.model",
+    "marketfeed.stream",
+    "marketfeed.client.session",
+    *(
+        f"marketfeed.server.history.{name}"
+        for name in ("answers", "arrow", "bars", "params", "render", "scan", "select", "steps", "tokens")
+    ),
+)
 
 
 def module_name(path: Path) -> str:
@@ -49,9 +59,7 @@ def forbidden(module: str, imported: set[str]) -> list[str]:
     """Those of the imports that this module may not have."""
 
     def pure() -> bool:
-        return any(
-            within(module, name) for name in ("marketfeed.model", "marketfeed.stream", "marketfeed.client.session")
-        )
+        return any(within(module, name) for name in PURE)
 
     def bad(name: str) -> bool:
         if within(module, "marketfeed") and within(name, "feeds"):
@@ -104,6 +112,8 @@ def test_the_rooms_are_there_to_be_looked_at() -> None:
         ("marketfeed.stream.hub", "import marketfeed.ingest", ["marketfeed.ingest"]),
         ("marketfeed.stream.hub", "import selectors, ssl", ["selectors", "ssl"]),
         ("marketfeed.client.session", "import asyncio", ["asyncio"]),
+        ("marketfeed.server.history.scan", "import asyncio", ["asyncio"]),
+        ("marketfeed.server.history.handlers", "import asyncio, tornado.web", []),
         ("marketfeed.client.aio", "import asyncio", []),
         ("marketfeed.client.aio", "import marketfeed.server", ["marketfeed.server"]),
         ("marketfeed.transports.websocket", "import tornado.web, marketfeed.stream.hub", []),

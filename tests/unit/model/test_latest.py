@@ -111,3 +111,9 @@ def test_since_gives_what_a_dictionary_gives(batches: list[list[tuple[int, int]]
         ticks, seqs = table.since(cursor, count, until, mask)
         assert seqs.tolist() == wanted
         assert same(ticks, every[np.array(wanted, np.int64) - 1])
+
+        kind, named = data.draw(st.sampled_from([QUOTE, TRADE])), data.draw(st.sets(st.integers(0, CAPACITY - 1)))
+        wanted = sorted(number for (of, instrument), number in last.items() if of == kind and instrument in named)
+        ticks, seqs = table.of(kind, np.array(list(named), np.int64))
+        assert seqs.tolist() == wanted
+        assert same(ticks, every[np.array(wanted, np.int64) - 1])
