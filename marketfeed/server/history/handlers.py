@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import orjson
+from tornado.http1connection import HTTP1Connection
 from tornado.httputil import HTTPServerRequest
 from tornado.iostream import StreamClosedError
 from tornado.web import HTTPError, RequestHandler
@@ -71,6 +72,9 @@ class _Handler(RequestHandler):
 
     def initialize(self, history: History) -> None:
         self._history = history
+        # Kept, for the connection forgets it when an answer has been given.
+        assert isinstance(self.request.connection, HTTP1Connection)
+        self._stream = self.request.connection.stream
 
     def prepare(self) -> None:
         shown = credentials(self.request)
@@ -93,6 +97,8 @@ class _Handler(RequestHandler):
 
     async def get(self, **path: str) -> None:
         history = self._history
+        if self._stream.closed():
+            return  # a question that was sent ahead, by a client that was cut since
         deadline = history.pace.clock() + history.seconds
         try:
             with history.pace.place():
@@ -131,7 +137,7 @@ class _Handler(RequestHandler):
         return given
 
     async def _deliver(self, body: bytes) -> None:
-        history, connection = self._history, self.request.connection
+        history = self._history
         try:
             async with asyncio.timeout(history.write_seconds):
                 await self.finish(body)
@@ -140,9 +146,7 @@ class _Handler(RequestHandler):
         except TimeoutError:
             history.pace.stats.cut += 1
             log.warning("http %s: did not take its answer for %.0f s", self.request.remote_ip, history.write_seconds)
-            stream = getattr(connection, "stream", None)
-            if stream is not None:
-                stream.close()
+            self._stream.close()
             return
         history.pace.stats.answered += 1
 
