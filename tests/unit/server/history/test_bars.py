@@ -68,9 +68,9 @@ def test_pages_hold_whole_bars_each_once_and_say_where_some_are_missing(
     place: int | None = first_place(descending)
     while place is not None:
         assert len(pages) <= until + 1
-        pages.append(done(bar_page(market.store, asked, SELECTED, until, place, always)))
+        page = bar_page(market.store, asked, SELECTED, until, place, always)
+        pages.append(done(page, lambda: market.publish(next(coming, []))))
         place = pages[-1].place
-        market.publish(next(coming, []))
 
     expected = {
         key: bar
@@ -89,12 +89,14 @@ def test_pages_hold_whole_bars_each_once_and_say_where_some_are_missing(
 
 
 @pytest.mark.parametrize("descending", [False, True])
-def test_more_ticks_than_one_step_takes_make_the_same_bars(descending):
+def test_more_ticks_than_one_step_takes_make_the_same_bars_late_ones_too(descending):
     market = Market(1 << 16)
+    market.now += 1000 * SECOND
     random = np.random.default_rng(1)
     for _ in range(20):
         n = 2000
-        rows = zip(random.integers(0, 5, n), random.integers(1, 3, n), random.integers(0, SECOND // 20, n), strict=True)
+        later = random.integers(-SECOND, SECOND + SECOND // 20, n)
+        rows = zip(random.integers(0, 5, n), random.integers(1, 3, n), later, strict=True)
         market.publish([(int(i), int(k), int(t)) for i, k, t in rows])
     asked = query("a", TRADE, seconds=5, descending=descending, limit=10_000)
     head = market.store.ring.head
@@ -102,6 +104,25 @@ def test_more_ticks_than_one_step_takes_make_the_same_bars(descending):
     expected = naive(market.every, head)
     assert (as_dict(page.bars), page.place, page.complete) == (expected, None, True)
     assert list(as_dict(page.bars)) == sorted(expected, reverse=descending)
+
+
+def test_bars_whose_ticks_were_overwritten_while_the_ring_was_looked_through_are_left_out():
+    store = store_of(1 << 15, a=["A0", "A1", "A2"])
+
+    def publish(n):
+        batch = np.repeat(trade(store, 0, BEGIN, 10.0), n)
+        batch["ts_event"] += (store.ring.head + np.arange(n)) * (SECOND // 10)
+        store.publish(batch)
+
+    publish(1 << 15)
+    # The first step takes half of the ring; then the writer overwrites more than that.
+    coming = iter([20_000])
+    asked = query("a", TRADE, seconds=5, limit=10_000)
+    page = done(bar_page(store, asked, SELECTED, 1 << 15, 0, always), lambda: publish(next(coming, 0)))
+    assert not page.complete
+    assert (page.bars["ts_event"] > BEGIN + 20_000 * (SECOND // 10)).all()
+    assert set(page.bars["count"][:-1].tolist()) == {50}
+    assert page.place is None
 
 
 def test_a_late_trade_belongs_to_its_own_bar_and_is_not_its_close():

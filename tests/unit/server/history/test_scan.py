@@ -95,6 +95,10 @@ def test_pages_and_gaps_are_all_that_was_asked_for_each_tick_once_while_the_ring
     gaps = [page.gap for page in pages if page.gap is not None]
     lost = {number for gap in gaps for number in range(gap.first, gap.last + 1)}
     assert wanted - set(seqs) <= lost
+    assert not lost & set(seqs)
+    for page in pages:
+        if page.gap is not None and len(page.seqs):
+            assert page.gap.last < page.seqs.min()
     if market.store.ring.oldest == 1:
         assert not gaps
 
@@ -134,6 +138,17 @@ def test_being_lapped_between_two_pages_is_told():
     market.publish([(0, QUOTE, 1)] * 30)
     page = done(tick_page(market.store, asked, SELECTED, 64, page.place, always))
     assert (page.gap, page.seqs.tolist()) == (Lost(11, 30), list(range(31, 41)))
+
+
+def test_being_lapped_within_a_page_ends_it_so_that_the_gap_is_before_the_next():
+    market = Market(64)
+    market.publish([(0, QUOTE, 1)] * 64)
+    asked, coming = query("a", QUOTE), iter([[(0, QUOTE, 1)] * 30])
+    steps = tick_page(market.store, asked, SELECTED, 64, 0, always, step=8)
+    page = done(steps, lambda: market.publish(next(coming, [])))
+    assert (page.seqs.tolist(), page.gap, page.place) == (list(range(1, 9)), None, 8)
+    page = done(tick_page(market.store, asked, SELECTED, 64, page.place, always))
+    assert (page.seqs.tolist(), page.gap, page.place) == (list(range(31, 65)), Lost(9, 30), None)
 
 
 def test_without_time_left_a_page_ends_early_and_the_next_goes_on():
