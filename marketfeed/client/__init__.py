@@ -2,22 +2,36 @@
 
 ::
 
-    Feed (aio) ──frames──> Session ──> Message, ...      SyncFeed (sync) = a Feed in a thread
+    Feed (aio) ──frames──> Session ──> Inbox ──> Message, ... or Batch, ...      SyncFeed (sync) = a Feed in a thread
       │  ^                   │
       │  └────commands───────┘       Session: the protocol and the positions to resume from; pure
       └── Transport: one WebSocket connection
+
+    Attached (attach) ──reads──> the memory of a server on the same machine; on Linux only, so it is imported by itself
 """
 
 from marketfeed.client.aio import Feed, connect
 from marketfeed.client.backoff import Backoff
-from marketfeed.client.errors import BadMessage, ClientError, CommandError, ConnectionFailed, ConnectionRefused
+from marketfeed.client.batch import Batch
+from marketfeed.client.errors import (
+    AttachError,
+    BadMessage,
+    ClientError,
+    CommandError,
+    ConnectionFailed,
+    ConnectionRefused,
+    WriterLost,
+)
+from marketfeed.client.instruments import InstrumentTable
 from marketfeed.client.messages import Gap, Heartbeat, Message, Position, Quote, Rule, Subscription, Trade
 from marketfeed.client.state import State, StateChange
 from marketfeed.client.sync import SyncFeed, connect_sync
 
 __all__ = [
+    "AttachError",
     "Backoff",
     "BadMessage",
+    "Batch",
     "ClientError",
     "CommandError",
     "ConnectionFailed",
@@ -25,6 +39,7 @@ __all__ = [
     "Feed",
     "Gap",
     "Heartbeat",
+    "InstrumentTable",
     "Message",
     "Position",
     "Quote",
@@ -34,6 +49,7 @@ __all__ = [
     "Subscription",
     "SyncFeed",
     "Trade",
+    "WriterLost",
     "connect",
     "connect_sync",
 ]

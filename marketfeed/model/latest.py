@@ -86,6 +86,19 @@ class LatestTable:
                 self._raw[cell] = rows[n]
                 self._seqs[cell] = first + n
 
+    def count(self, cursor: int, count: int, among: NDArray[np.bool_] | None = None) -> int:
+        """How many :meth:`since` would have to give."""
+        return int(np.count_nonzero(self._wanted(cursor, min(count, self.capacity), None, among)))
+
+    def _wanted(self, cursor: int, count: int, until: int | None, among: NDArray[np.bool_] | None) -> NDArray[np.bool_]:
+        grid = self._seqs.reshape(len(KINDS), self.capacity)[:, :count]
+        wanted: NDArray[np.bool_] = grid > cursor
+        if until is not None:
+            wanted &= grid <= until
+        if among is not None:
+            wanted &= among[:, :count]
+        return wanted
+
     def since(
         self,
         cursor: int,
@@ -105,13 +118,7 @@ class LatestTable:
         the head was at the call, so a reader who goes on from that head finds it next time.
         """
         count = self.capacity if count is None else min(count, self.capacity)
-        grid = self._seqs.reshape(len(KINDS), self.capacity)[:, :count]
-        wanted = grid > cursor
-        if until is not None:
-            wanted &= grid <= until
-        if among is not None:
-            wanted &= among[:, :count]
-        cell = np.flatnonzero(wanted)
+        cell = np.flatnonzero(self._wanted(cursor, count, until, among))
         cell += (cell >= count) * (self.capacity - count)  # the second kind's rows begin at the capacity
         return self._take(cell, until)
 

@@ -10,10 +10,19 @@ from tornado.web import Application, RequestHandler
 
 from marketfeed.server.history.handlers import History
 from marketfeed.server.history.handlers import routes as history_routes
-from marketfeed.transports import websocket
+from marketfeed.transports import longpoll, sse, upgrade
 from marketfeed.transports.base import Gate
 
-_SEE = ["/stream", "/v2/{feed}", "/v2/{feed}/snapshots", "/v2/{feed}/quotes", "/api/symbols", "/api/status"]
+SEE = [
+    "/stream",
+    "/v2/{feed}",
+    "/v2/{feed}/snapshots",
+    "/v2/{feed}/quotes",
+    "/sse",
+    "/poll",
+    "/api/symbols",
+    "/api/status",
+]
 
 
 class _Json(RequestHandler):
@@ -42,12 +51,14 @@ def make_app(gate: Gate, history: History, status: Callable[[], dict[str, Any]],
     """
     return Application(
         [
-            *websocket.routes(gate),
+            *upgrade.routes(gate),
+            *sse.routes(gate),
+            *longpoll.routes(gate),
             *history_routes(history),
             (
                 r"/",
                 _Json,
-                {"answer": lambda: {"service": "marketfeed", "see": _SEE}},
+                {"answer": lambda: {"service": "marketfeed", "see": SEE}},
             ),
             (r"/api/status", _Json, {"answer": status}),
         ],

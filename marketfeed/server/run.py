@@ -18,7 +18,8 @@ from tornado.netutil import bind_sockets
 
 from marketfeed.feed import FeedError
 from marketfeed.ingest import FeedRunner
-from marketfeed.model.clock import SystemClock
+from marketfeed.model.clock import Clock, SystemClock
+from marketfeed.model.shared import SharedStore, ShareError
 from marketfeed.model.store import TickStore
 from marketfeed.server.app import make_app
 from marketfeed.server.auth import authenticator
@@ -66,17 +67,52 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 
 async def _serve(config: Config, on_ready: Callable[[str], None]) -> None:
-    loop = asyncio.get_running_loop()
+    with contextlib.ExitStack() as cleanup:
+        shared = _shared(config)
+        if shared is not None:
+            cleanup.callback(shared.close)
+        await _serve_from(shared.store if shared else _on_heap(config), shared, config, on_ready)
+
+
+def _shared(config: Config) -> SharedStore | None:
+    """The store that other processes may read, where that was asked for."""
+    if not config["share"]:
+        return None
     try:
-        store = TickStore.create(config["ring_ticks"], config["instruments"])
+        shared = SharedStore(config["share"], config["ring_ticks"], config["instruments"], config["share_dir"])
+    except ShareError as error:
+        raise ConfigError(f"share: {error}") from None
+    for path in shared.removed:
+        log.warning("removed %s: its server ended without doing so", path)
+    return shared
+
+
+def _announce(shared: SharedStore | None, clock: Clock) -> None:
+    try:
+        if shared is not None:
+            shared.announce(clock.now_ns())
+    except ShareError as error:
+        raise ConfigError(f"share: {error}") from None
+
+
+def _on_heap(config: Config) -> TickStore:
+    try:
+        return TickStore.create(config["ring_ticks"], config["instruments"])
     except MemoryError:
         raise ConfigError(f"not enough memory for ring_ticks = {config['ring_ticks']:,}") from None
+
+
+async def _serve_from(
+    store: TickStore, shared: SharedStore | None, config: Config, on_ready: Callable[[str], None]
+) -> None:
+    loop = asyncio.get_running_loop()
+    clock = SystemClock()
     hub = Hub(store, config["coalesce_ms"] / 1000, sender=best_sender())
     driver = Driver(hub, loop)
     runners = []
     for spec in config.feeds:
         try:
-            runners.append(FeedRunner(spec.name, spec.build(), store, SystemClock(), driver.published))
+            runners.append(FeedRunner(spec.name, spec.build(), store, clock, driver.published))
         except FeedError as error:
             raise FeedError(f"feed {spec.name}: {error}") from None
     try:
@@ -89,6 +125,8 @@ async def _serve(config: Config, on_ready: Callable[[str], None]) -> None:
         globs=config["max_globs"],
         message_bytes=config["max_message"],
         write_seconds=config["write_timeout"],
+        poll_seconds=config["poll_timeout"],
+        compression=config["compression"] == "deflate",
     )
     gate = Gate(hub, driver.wake, driver.clock, version("marketfeed"), limits, keys)
     history = History(
@@ -108,6 +146,7 @@ async def _serve(config: Config, on_ready: Callable[[str], None]) -> None:
         sockets = bind_sockets(config["port"], config["host"], backlog=_BACKLOG)
     except OSError as error:
         raise ConfigError(f"cannot listen on {config['host']}:{config['port']}: {error.strerror or error}") from None
+    _announce(shared, clock)
     server.add_sockets(sockets)
 
     stop = asyncio.Event()
@@ -119,7 +158,7 @@ async def _serve(config: Config, on_ready: Callable[[str], None]) -> None:
     gc.set_threshold(*_GC_THRESHOLD)
     async with asyncio.TaskGroup() as tasks:
         running = [tasks.create_task(runner.run()) for runner in runners]
-        running.append(tasks.create_task(_check(gate)))
+        running.append(tasks.create_task(_check(gate, store, clock)))
         host, port = sockets[0].getsockname()[:2]
         on_ready(f"{'https' if tls else 'http'}://{f'[{host}]' if ':' in host else host}:{port}")
         try:
@@ -130,6 +169,8 @@ async def _serve(config: Config, on_ready: Callable[[str], None]) -> None:
                 task.cancel()
             for runner in runners:
                 runner.close()
+            if shared is not None:
+                shared.close()  # before the drain: nothing more is published
             server.stop()
             gate.close()
             await _drained(gate)
@@ -137,8 +178,9 @@ async def _serve(config: Config, on_ready: Callable[[str], None]) -> None:
             await server.close_all_connections()
 
 
-async def _check(gate: Gate) -> None:
+async def _check(gate: Gate, store: TickStore, clock: Clock) -> None:
     while True:
+        store.beat(clock.now_ns())
         await asyncio.sleep(_CHECK_SECONDS)
         gate.check()
 

@@ -9,7 +9,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from marketfeed.stream.encoding import Encoding
+from marketfeed.stream.encoding import EncodedTicks, Encoding
+from marketfeed.stream.encoding.pieces import Layout, Pieces
 from marketfeed.stream.lane import Wanted
 from marketfeed.stream.link import Link
 
@@ -47,40 +48,45 @@ class Framer:
         #: payload's bytes without what it begins with, and count -> what stands before its first piece
         self._opens: dict[int, bytes] = {}
 
-    def frames(self, wanted: Wanted, pieces: list[bytes], seq: int) -> Iterator[Frames]:
+    def frames(self, wanted: Wanted, encoded: EncodedTicks, seq: int) -> Iterator[Frames]:
         """The frames of these groups.
 
         Args:
-            pieces: of each tick that ``wanted.order`` names.
+            encoded: the ticks that ``wanted.order`` names.
             seq: the position of whoever has taken them.
         """
-        encoding = self.encoding
-        if len(wanted.slots) == 1:
-            mine = pieces if len(wanted.order) == len(pieces) else [pieces[n] for n in wanted.order.tolist()]
-            frame = self._wrap(encoding.frame(mine), encoding.BINARY, seq)
-            yield Frames(slice(0, 1), frame, np.zeros(1, np.int64), np.array([len(frame)]))
+        if len(wanted.slots) > 1 and self._head is not None and isinstance(encoded, Pieces):
+            yield from self._joined(wanted, encoded)
             return
-        bounds, order = wanted.bounds, wanted.order
+        binary, order = self.encoding.BINARY_TICKS, wanted.order.tolist()
+        begin, made, size = 0, [], 0
+        for n, (low, high) in enumerate(pairwise(wanted.bounds.tolist()), 1):
+            made.append(self._wrap(encoded.frame(order[low:high]), binary, seq))
+            size += len(made[-1])
+            if size >= _BUFFER_BYTES or n == len(wanted.slots):
+                buffer = made[0] if len(made) == 1 else b"".join(made)
+                lengths = _lengths(made)
+                yield Frames(slice(begin, n), buffer, lengths.cumsum() - lengths, lengths)
+                begin, made, size = n, [], 0
+
+    def _joined(self, wanted: Wanted, encoded: Pieces) -> Iterator[Frames]:
+        """All frames of a buffer in one join."""
+        layout, bounds, order = encoded.layout, wanted.bounds, wanted.order
         counts = bounds[1:] - bounds[:-1]
-        payloads = np.add.reduceat(_lengths(pieces)[order], bounds[:-1])
-        payloads += (counts - 1) * len(encoding.SEPARATOR) + len(encoding.END)
+        payloads = np.add.reduceat(_lengths(encoded.pieces)[order], bounds[:-1])
+        payloads += (counts - 1) * len(layout.separator) + len(layout.end)
         for begin, stop in _runs(payloads):
             part = bounds[begin : stop + 1]
-            run = Wanted(wanted.slots[begin:stop], part - part[0], order[part[0] : part[-1]])
-            if self._head is None:
-                made = [self._wrap(payload, encoding.BINARY, seq) for payload in self._payloads(run, pieces)]
-                buffer, first, lengths = b"".join(made), 0, _lengths(made)
-            else:
-                opens = self._opened(payloads[begin:stop], counts[begin:stop])
-                # In the buffer each frame is opened behind the end of the one before it; so there is one end too many.
-                first = len(encoding.END)
-                lengths = payloads[begin:stop] + _lengths(opens) - first
-                buffer = self._joined(run, pieces, opens)
+            opens = self._opened(payloads[begin:stop], counts[begin:stop], layout)
+            # In the buffer each frame is opened behind the end of the one before it; so there is one end too many.
+            first = len(layout.end)
+            lengths = payloads[begin:stop] + _lengths(opens) - first
+            buffer = _join(part[:-1] - part[0], order[part[0] : part[-1]], encoded, opens)
             yield Frames(slice(begin, stop), buffer, lengths.cumsum() - lengths + first, lengths)
 
-    def _opened(self, payloads: NDArray[np.int64], counts: NDArray[np.int64]) -> list[bytes]:
+    def _opened(self, payloads: NDArray[np.int64], counts: NDArray[np.int64], layout: Layout) -> list[bytes]:
         """The end of one frame and all that stands before the first piece of the next."""
-        keys = (payloads << _COUNT_BITS | counts if self.encoding.COUNTED else payloads).tolist()
+        keys = (payloads << _COUNT_BITS | counts if layout.counted else payloads).tolist()
         known = self._opens
         try:
             return [known[key] for key in keys]
@@ -91,27 +97,24 @@ class Framer:
         assert self._head is not None
         for key, payload, count in zip(keys, payloads.tolist(), counts.tolist(), strict=True):
             if key not in known:
-                begin = self.encoding.begin(count)
-                known[key] = self.encoding.END + self._head(payload + len(begin), self.encoding.BINARY) + begin
+                begin = layout.begin(count)
+                known[key] = layout.end + self._head(payload + len(begin), self.encoding.BINARY_TICKS) + begin
         return [known[key] for key in keys]
 
-    def _joined(self, wanted: Wanted, pieces: list[bytes], opens: list[bytes]) -> bytes:
-        n, separator = len(pieces), self.encoding.SEPARATOR
-        table = [*pieces, *(separator + piece for piece in pieces), *opens]
-        # What stands at each place of the join: where frames open, and between that their pieces.
-        opening = wanted.bounds[:-1] + np.arange(len(opens))
-        index = np.empty(len(wanted.order) + len(opens), np.int64)
-        piece = np.ones(len(index), np.bool_)
-        piece[opening] = False
-        index[piece] = wanted.order + n
-        index[opening + 1] -= n  # no separator before the first
-        index[opening] = np.arange(2 * n, 2 * n + len(opens))
-        return b"".join(map(table.__getitem__, index.tolist())) + self.encoding.END
 
-    def _payloads(self, wanted: Wanted, pieces: list[bytes]) -> Iterator[bytes]:
-        order = wanted.order.tolist()
-        for begin, end in pairwise(wanted.bounds.tolist()):
-            yield self.encoding.frame([pieces[i] for i in order[begin:end]])
+def _join(first: NDArray[np.int64], order: NDArray[np.int64], encoded: Pieces, opens: list[bytes]) -> bytes:
+    """What opens each frame, then its pieces; ``first``: where in ``order`` each frame's begin."""
+    n, separator = len(encoded), encoded.layout.separator
+    table = [*encoded.pieces, *(separator + piece for piece in encoded.pieces), *opens]
+    # What stands at each place of the join: where frames open, and between that their pieces.
+    opening = first + np.arange(len(opens))
+    index = np.empty(len(order) + len(opens), np.int64)
+    piece = np.ones(len(index), np.bool_)
+    piece[opening] = False
+    index[piece] = order + n
+    index[opening + 1] -= n  # no separator before the first
+    index[opening] = np.arange(2 * n, 2 * n + len(opens))
+    return b"".join(map(table.__getitem__, index.tolist())) + encoded.layout.end
 
 
 def _lengths(parts: list[bytes]) -> NDArray[np.int64]:

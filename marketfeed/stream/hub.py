@@ -16,10 +16,10 @@ from marketfeed.model.clock import Clock, SystemClock
 from marketfeed.model.instruments import InstrumentDirectory
 from marketfeed.model.ring import Lost
 from marketfeed.model.store import TickStore
-from marketfeed.model.tick import QUOTE, RAW, TICK
+from marketfeed.model.tick import QUOTE, RAW, TICK, Ticks
 from marketfeed.stream import protocol
 from marketfeed.stream.codes import CloseCode, ErrorCode, GapReason
-from marketfeed.stream.encoding import Encoding
+from marketfeed.stream.encoding import EncodedTicks, Encoding
 from marketfeed.stream.frames import Frames
 from marketfeed.stream.groups import Groups
 from marketfeed.stream.heartbeat import Heartbeats
@@ -154,8 +154,7 @@ class Hub:
         begin, count = self._instruments_seen, len(self.store.directory)
         if begin < count:
             self._instruments_seen = count
-            for lane in self._groups.lanes():
-                lane.instruments_added(begin)
+            self._groups.instruments_added(begin)
 
     # ---- a lane's flush ----------------------------------------------------------------------------------------
 
@@ -193,13 +192,13 @@ class Hub:
         seats = lane.seats
         # Looked up before anything is sent: a session that can take no more loses the seats of all its subscribers.
         careful = seats.with_care(wanted.slots)
-        pieces_of: dict[Encoding, list[bytes]] = {}
+        encoded_in: dict[Encoding, EncodedTicks] = {}
         for style, part in lane.by_style(wanted):
             framer = self._groups.framer(style)
-            pieces = pieces_of.get(framer.encoding)
-            if pieces is None:
-                pieces = pieces_of[framer.encoding] = framer.encoding.ticks(ticks, seqs)
-            for made in framer.frames(part, pieces, changes.cursor):
+            encoded = encoded_in.get(framer.encoding)
+            if encoded is None:
+                encoded = encoded_in[framer.encoding] = framer.encoding.ticks(ticks, seqs)
+            for made in framer.frames(part, encoded, changes.cursor):
                 self._put_at_once(seats, part, made, before)
                 if careful:
                     self._put_with_care(careful, part, made, before)
@@ -218,8 +217,7 @@ class Hub:
             sent = self._sender(made.buffer, 0, len(made.buffer), wires)
         else:
             self.stats.ticks += int((ready * np.diff(wanted.bounds[made.groups.start : made.groups.stop + 1])).sum())
-            which = slice(None) if len(wires) == len(slots) else np.arange(len(slots)).repeat(ready)
-            sent = self._sender(made.buffer, made.begins[which], made.lengths[which], wires)
+            sent = self._sender(made.buffer, made.begins.repeat(ready), made.lengths.repeat(ready), wires)
         if sent is None:
             return
         lengths = made.lengths.repeat(ready)
@@ -334,8 +332,7 @@ class Hub:
         # In one frame all up to now was seen; of several the first are old by now.
         end = self.store.ring.head if in_one and until < lane.cursor and not lane.every else until
         if len(ticks):
-            pieces = group.encoding.ticks(ticks, seqs)
-            if self._send(subscriber, pieces, end if complete else None) is Took.NOTHING:
+            if self._send(subscriber, ticks, seqs, end if complete else None) is Took.NOTHING:
                 return False
             subscriber.top = max(subscriber.top, int(seqs[-1]))
         if not complete:
@@ -350,12 +347,14 @@ class Hub:
     def _serve_every(self, subscriber: Subscriber) -> bool:
         """The ticks after its cursor, up to where its lane stands. Returns whether there is more to do."""
         group = subscriber.group
-        span = self.store.read(subscriber.cursor, SCAN_TICKS, group.lane.cursor)
+        span = self.store.read(subscriber.cursor, subscriber.scan, group.lane.cursor)
         if span.lost:
             # First the gap by itself: should the link take no more after it, the ticks behind it are still to be had.
             subscriber.cursor = span.lost.last
             self._tell_lost(subscriber.session, span.lost)
-            return True
+            if not subscriber.session.can_take:
+                return True
+            # What this read did save goes out at once: the next one may come too late for it again, and so on.
         ticks = span.ticks
         mine = group.mask(self.store)[ticks["kind"].astype(np.intp) - QUOTE, ticks["instrument"]]
         places = np.nonzero(mine)[0]
@@ -365,20 +364,27 @@ class Hub:
         if len(places) > FRAME_TICKS:
             places = places[:FRAME_TICKS]
             cursor = span.first + int(places[-1])
+            subscriber.scan = max(FRAME_TICKS, subscriber.scan // 2)
+        elif len(ticks) == subscriber.scan and len(places) <= FRAME_TICKS // 2:
+            subscriber.scan = min(SCAN_TICKS, subscriber.scan * 2)
         if len(places):
             seqs = (places + span.first).astype(np.uint64)
-            if self._send(subscriber, group.encoding.ticks(ticks[places], seqs), cursor) is Took.NOTHING:
+            if len(places) < len(ticks):
+                # As one piece each: numpy copies a record column by column otherwise.
+                ticks = ticks.view(RAW).take(places).view(TICK)
+            if self._send(subscriber, ticks, seqs, cursor) is Took.NOTHING:
                 return False
         subscriber.cursor = cursor
         return not self._groups.join(subscriber)
 
-    def _send(self, subscriber: Subscriber, pieces: list[bytes], seq: int | None) -> Took:
+    def _send(self, subscriber: Subscriber, ticks: Ticks, seqs: NDArray[np.uint64], seq: int | None) -> Took:
+        """``seq``: see :meth:`Link.wrap`."""
         group = subscriber.group
-        frame = group.wrap(group.encoding.frame(pieces), group.encoding.BINARY, seq)
+        frame = group.wrap(group.encoding.ticks(ticks, seqs).frame(), group.encoding.BINARY_TICKS, seq)
         took = subscriber.session.link.send(frame)
         if took is not Took.NOTHING:
             self.stats.frames += 1
-            self.stats.ticks += len(pieces)
+            self.stats.ticks += len(ticks)
         if took is not Took.MORE:
             self._stalled(subscriber.session)
         return took

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import cache
 from math import inf
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
@@ -68,6 +69,8 @@ class Subscriber:
         self.given: NDArray[np.bool_] | None = None
         #: the newest that it has been given by itself
         self.top = 0
+        #: (every tick) behind, it looks through so many ticks for a frame: about as many as make one of those it wants
+        self.scan = FRAME_TICKS
         #: (latest lanes) seconds on the hub's clock before which it is given nothing more
         self.not_before = -inf
 
@@ -183,6 +186,7 @@ class Seats:
                 setattr(self, name, np.concatenate((array, np.zeros_like(array))))
         self._groups[group.slot] = group
         self.style[group.slot] = style
+        self._wire[group.slot] = NO_WIRE
 
     def remove(self, slot: int) -> None:
         """The slot has no group any more."""
@@ -218,7 +222,7 @@ class Seats:
         if len(slots) == 1:
             return self.group(int(slots[0])).wires
         single = self._wire[slots]
-        if single.min() >= 0:
+        if (ready == 1).all():
             return single
         parts = [
             self.group(slot).wires if count > 1 else single[n : n + count]
@@ -438,8 +442,11 @@ class Lane:
             _discard(self._by_name, name, group)
         self._globbing.pop(group, None)
 
-    def instruments_added(self, begin: int) -> None:
-        """Instruments from id ``begin`` on are new: route them to whoever waits for such."""
+    def instruments_added(self, begin: int) -> Iterable[Group]:
+        """Instruments from id ``begin`` on are new: route them to whoever waits for such.
+
+        Returns those who may take one of them.
+        """
         directory = self._store.directory
         waiting = dict(self._globbing)
         feeds = directory.feeds()
@@ -448,6 +455,7 @@ class Lane:
                 waiting |= self._by_name.get(name, {})
         for group in waiting:
             self._route(group, begin)
+        return waiting
 
     def extend(self, group: Group, selection: Selection) -> bool:
         """Give a group a selection that takes what it took and more, at the cost of what is more.

@@ -42,6 +42,12 @@ class Limits:
     write_seconds: float = 60.0
     #: seconds between two pings, and for the answer to one
     ping_seconds: float = 20.0
+    #: seconds after which a long-polling session that is asked for nothing ends
+    poll_seconds: float = 60.0
+    #: seconds for a closing handshake
+    close_seconds: float = 5.0
+    #: whether a WebSocket client may ask for compression
+    compression: bool = False
 
 
 class Connection(Link, Protocol):
@@ -58,7 +64,7 @@ class EachLink:
     """
 
     wire = NO_WIRE
-    head = None
+    head: Callable[[int, bool], bytes] | None = None
 
     def finish(self, frame: bytes, sent: int) -> bool:
         """Never asked for: see :meth:`Link.finish`."""
@@ -166,6 +172,11 @@ class Gate:
         session = self._sessions.get(connection)
         if session is not None:
             self.hub.stalled(session)
+
+    def position(self, connection: Connection) -> int | None:
+        """Where a client is that has taken all that its link has: see :meth:`Session.position`."""
+        session = self._sessions.get(connection)
+        return None if session is None else session.position()
 
     def end(self, connection: Connection, code: CloseCode) -> None:
         """The transport finds that a connection has to end."""

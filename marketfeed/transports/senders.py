@@ -89,6 +89,7 @@ class UringSender:
     """
 
     def __init__(self) -> None:
+        self._instead: PlainSender | None = None
         libc = ctypes.CDLL(None, use_errno=True)
         self._syscall = libc.syscall
         params = (ctypes.c_uint32 * 30)()
@@ -123,6 +124,20 @@ class UringSender:
         self._wires, self._addresses, self._lengths = sqes["fd"], sqes["addr"], sqes["len"]
 
     def __call__(
+        self, buffer: bytes, begins: Numbers, lengths: Numbers, wires: NDArray[np.int64]
+    ) -> NDArray[np.int64] | None:
+        if self._instead is not None:
+            return self._instead(buffer, begins, lengths, wires)
+        try:
+            return self._send_all(buffer, begins, lengths, wires)
+        except OSError as error:
+            # What has gone out is not known: whoever was to get something has to connect again, and resumes.
+            log.error("%s; %d connections are cut, and from now on it goes without io_uring", error, len(wires))
+            self.close()
+            self._instead = PlainSender()
+            return np.full(len(wires), -1)
+
+    def _send_all(
         self, buffer: bytes, begins: Numbers, lengths: Numbers, wires: NDArray[np.int64]
     ) -> NDArray[np.int64] | None:
         # The bytes of an object lie behind its head, the last of which is the zero behind the bytes.
@@ -165,7 +180,11 @@ class UringSender:
         return sent
 
     def _submit(self, n: int) -> None:
-        """Have the kernel take so many sends, and carry all of them out."""
+        """Have the kernel take so many sends and carry all of them out.
+
+        Raises:
+            OSError: it does not take them, again and again; what it has taken is not known.
+        """
         submitted = 0
         for _ in range(_ATTEMPTS):
             taken = self._syscall(_ENTER, self._fd, n - submitted, 0, 0, None, 0)
@@ -177,7 +196,8 @@ class UringSender:
                 while self._cq_tail.value - self._completed & 0xFFFFFFFF < n:
                     self._syscall(_ENTER, self._fd, 0, n, _GETEVENTS, None, 0)
                 return
-        raise OSError(ctypes.get_errno(), f"io_uring took {submitted} of {n} sends: {os.strerror(ctypes.get_errno())}")
+        number = ctypes.get_errno()
+        raise OSError(number, f"io_uring took {submitted} of {n} sends: {os.strerror(number)}")
 
     def close(self) -> None:
         """Give it back to the kernel."""

@@ -131,5 +131,15 @@ def test_more_wires_than_fit_at_once_and_again_and_again(kind):
         assert np.delete(sent, 7).tolist() == [1] * (n - 1)
 
 
+def test_when_io_uring_fails_all_are_cut_and_it_goes_on_without_it():
+    sender = UringSender()
+    with wires(2) as (fds, _, far):
+        assert sender(b"abc", 0, 3, fds) is None
+        sender.close()  # as if the kernel had taken it away
+        assert sender(b"def", 0, 3, fds).tolist() == [-1, -1]
+        assert sender(b"ghi", 0, 3, fds) is None
+        assert [read(sock, 6) for sock in far] == [b"abcghi"] * 2
+
+
 def test_the_best_sender_is_one_of_them():
     assert type(best_sender()) in SENDERS.values()

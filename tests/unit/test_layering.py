@@ -25,6 +25,8 @@ PURE = (
     "marketfeed.model",
     "marketfeed.stream",
     "marketfeed.client.session",
+    "marketfeed.transports.rfc6455",
+    "marketfeed.transports.rfc7692",
     *(
         f"marketfeed.server.history.{name}"
         for name in ("answers", "arrow", "bars", "params", "render", "scan", "select", "steps", "tokens")
@@ -115,6 +117,7 @@ def test_the_rooms_are_there_to_be_looked_at() -> None:
         ("marketfeed.server.history.scan", "import asyncio", ["asyncio"]),
         ("marketfeed.server.history.handlers", "import asyncio, tornado.web", []),
         ("marketfeed.client.aio", "import asyncio", []),
+        ("marketfeed.transports.rfc6455", "from tornado import util", ["tornado", "tornado.util"]),
         ("marketfeed.client.aio", "import marketfeed.server", ["marketfeed.server"]),
         ("marketfeed.transports.websocket", "import tornado.web, marketfeed.stream.hub", []),
         (

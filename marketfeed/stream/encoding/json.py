@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from marketfeed.model.instruments import InstrumentDirectory
 from marketfeed.model.tick import QUOTE, TRADE, Ticks
 from marketfeed.stream.encoding.fields import QUOTE_FIELDS, TRADE_FIELDS
+from marketfeed.stream.encoding.pieces import Layout, Pieces
 from marketfeed.stream.encoding.rfc3339 import SecondTexts
 
 #: A tick seen as ten f8: where the columns of a quote begin, those of a trade, and all of them.
@@ -42,12 +43,11 @@ class _Some:
 
 
 class JsonEncoding:
-    """Pieces are JSON objects; a frame is the array of them."""
+    """Ticks and messages are JSON objects; a frame is the array of them."""
 
     NAME = "json"
-    BINARY = False
-    SEPARATOR, END = b",", b"]"
-    COUNTED = False
+    BINARY_TICKS = BINARY_MESSAGES = False
+    RECORDS = False
 
     def __init__(self, directory: InstrumentDirectory, with_feed: bool, fields: frozenset[str] | None = None) -> None:
         self._directory = directory
@@ -64,7 +64,10 @@ class JsonEncoding:
         self._tails: list[str] = []
         self._seconds = SecondTexts()
 
-    def ticks(self, rows: Ticks, seqs: NDArray[np.uint64]) -> list[bytes]:
+    def ticks(self, rows: Ticks, seqs: NDArray[np.uint64]) -> Pieces:
+        return Pieces(self._objects(rows, seqs), _ARRAY)
+
+    def _objects(self, rows: Ticks, seqs: NDArray[np.uint64]) -> list[bytes]:
         if self._some is not None:
             return self._with_some(self._some, rows, seqs)
         self._follow()
@@ -125,14 +128,11 @@ class JsonEncoding:
             feed = orjson.dumps(feeds[feed_of[i]]).decode()
             self._tails.append(f',"f":{feed}}}' if self.with_feed else "}")
 
-    def messages(self, messages: Sequence[dict[str, Any]]) -> list[bytes]:
-        return [orjson.dumps(message) for message in messages]
+    def messages(self, messages: Sequence[dict[str, Any]]) -> bytes:
+        return orjson.dumps(messages)
 
-    def begin(self, count: int) -> bytes:
-        return b"["
 
-    def frame(self, pieces: Sequence[bytes]) -> bytes:
-        return b"[%b]" % b",".join(pieces)
+_ARRAY = Layout(begin=lambda _: b"[", counted=False, separator=b",", end=b"]")
 
 
 def number_texts(rows: Ticks, columns: slice | list[int]) -> list[str]:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import orjson
 
 from marketfeed.model import QUOTE, TICK, TRADE, TickStore, empty_ticks
+from marketfeed.model.tick import Records
+from marketfeed.stream.encoding.binary import read_frame
+from marketfeed.stream.encoding.fields import QUOTE_FIELDS, TRADE_FIELDS
 from marketfeed.stream.hub import Hub
 from marketfeed.stream.link import Numbers, Took
 from marketfeed.stream.session import Session
@@ -21,6 +25,8 @@ class ListLink(EachLink):
         self.frames: list[bytes] = []
         self._messages: list[dict[str, Any]] = []
         self._read = 0
+        #: by id, as a session with records was told
+        self.instruments: dict[int, dict[str, Any]] = {}
         self.room = 1 << 60
         self.full = False
         self.closed: tuple[int, str] | None = None
@@ -74,9 +80,29 @@ class ListLink(EachLink):
     def messages(self) -> list[dict[str, Any]]:
         """Everything that came, in order."""
         for frame in self.frames[self._read :]:
-            self._messages += orjson.loads(frame.partition(b" ")[2])
+            payload = frame.partition(b" ")[2]
+            if frame[:1] == b"B":
+                self._messages += self._records(read_frame(payload))
+                continue
+            for message in orjson.loads(payload):
+                if message["T"] == "instruments":
+                    assert message["instruments"], "told nothing"
+                    for told in message["instruments"]:
+                        assert told["id"] not in self.instruments, "told twice"
+                        self.instruments[told["id"]] = told
+                else:
+                    self._messages.append(message)
         self._read = len(self.frames)
         return self._messages
+
+    def _records(self, records: Records) -> Iterator[dict[str, Any]]:
+        """As the JSON messages are; a KeyError = the instrument was not told before."""
+        for record in records:
+            told = self.instruments[int(record["instrument"])]
+            message = {"T": "qt"[record["kind"] - QUOTE], **{k: v for k, v in told.items() if k != "id"}}
+            columns = QUOTE_FIELDS if record["kind"] == QUOTE else TRADE_FIELDS
+            message |= {key: float(record[column]) for key, column in columns.items()}
+            yield {**message, "seq": int(record["seq"])}
 
     def positions(self) -> list[int | None]:
         """Of each frame, where it says that its subscriber is then."""
