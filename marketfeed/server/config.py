@@ -66,6 +66,8 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("max_symbols", int, 10_000, "symbols", "how many one connection may subscribe to", least=1, most=1_000_000),
     Setting("max_globs", int, 100, "globs", "how many of them may be globs", least=0, most=1_000_000),
     Setting("max_message", int, 65_536, "bytes", "how long a client's message may be", least=1024, most=1 << 26),
+    Setting("max_requests", int, 64, "requests", "how many for history there may be at a time", least=1, most=10_000),
+    Setting("request_timeout", float, 10.0, "s", "how long one for history may be worked on", least=0.1, most=3600),
     Setting("write_timeout", float, 60.0, "s", "cut a client that takes nothing for so long", least=1, most=86_400),
     Setting(
         "poll_timeout", float, 60.0, "s", "end a long poll that is not asked again for so long", least=5, most=86_400

@@ -11,6 +11,7 @@ import signal
 import ssl
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
+from time import monotonic
 from typing import Any
 
 from tornado.netutil import bind_sockets
@@ -24,6 +25,7 @@ from marketfeed.server.app import make_app
 from marketfeed.server.auth import authenticator
 from marketfeed.server.config import Config, ConfigError
 from marketfeed.server.driver import Driver
+from marketfeed.server.history.handlers import History
 from marketfeed.server.limited import LimitedServer
 from marketfeed.stream.hub import Hub
 from marketfeed.transports.base import Gate, Limits
@@ -127,7 +129,10 @@ async def _serve_from(
         compression=config["compression"] == "deflate",
     )
     gate = Gate(hub, driver.wake, driver.clock, version("marketfeed"), limits, keys)
-    app = make_app(gate, lambda: _status(store, hub, gate, runners), config["origin"])
+    history = History(
+        store, gate, monotonic, config["max_requests"], config["request_timeout"], config["write_timeout"]
+    )
+    app = make_app(gate, history, lambda: _status(store, hub, gate, history, runners), config["origin"])
     tls = _tls(config)
     server = LimitedServer(
         _descriptors() - _SPARE_DESCRIPTORS,
@@ -217,7 +222,7 @@ def _tls(config: Config) -> ssl.SSLContext | None:
     return context
 
 
-def _status(store: TickStore, hub: Hub, gate: Gate, runners: Sequence[FeedRunner]) -> dict[str, Any]:
+def _status(store: TickStore, hub: Hub, gate: Gate, history: History, runners: Sequence[FeedRunner]) -> dict[str, Any]:
     """Counters since the start; every loss is in here."""
     return {
         "epoch": store.epoch,
@@ -226,5 +231,6 @@ def _status(store: TickStore, hub: Hub, gate: Gate, runners: Sequence[FeedRunner
         "instruments": len(store.directory),
         "connections": len(gate),
         "delivered": vars(hub.stats),
+        "history": vars(history.pace.stats),
         "feeds": {runner.name: {**vars(runner.stats), "refused": dict(runner.stats.refused)} for runner in runners},
     }

@@ -110,6 +110,10 @@ class Gate:
         """Whether there is a feed of that name."""
         return name in self.hub.directory.feeds()
 
+    def allows(self, credentials: protocol.Auth | None) -> bool:
+        """Whether one who shows these may have data: whoever asks where no keys are set, else who has one."""
+        return self._authenticate is None or (credentials is not None and self._authenticate(credentials))
+
     def admit(
         self,
         connection: Connection,

@@ -112,6 +112,12 @@ def test_since_gives_what_a_dictionary_gives(batches: list[list[tuple[int, int]]
         assert seqs.tolist() == wanted
         assert same(ticks, every[np.array(wanted, np.int64) - 1])
 
+        kind, named = data.draw(st.sampled_from([QUOTE, TRADE])), data.draw(st.sets(st.integers(0, CAPACITY - 1)))
+        wanted = sorted(number for (of, instrument), number in last.items() if of == kind and instrument in named)
+        ticks, seqs = table.of(kind, np.array(list(named), np.int64))
+        assert seqs.tolist() == wanted
+        assert same(ticks, every[np.array(wanted, np.int64) - 1])
+
 
 def test_count_is_how_many_there_are_also_where_one_is_being_written() -> None:
     seqs, claims = np.zeros((2, CAPACITY), np.uint64), np.zeros((2, CAPACITY), np.uint64)
