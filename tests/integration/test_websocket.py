@@ -16,7 +16,7 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from tests.integration.processes import BOUND, ROOT, server, status, stream_of
+from tests.integration.processes import BOUND, ROOT, certificate, server, status, stream_of
 
 SIM = "sim?symbols=20&rate=500&seed=3"
 
@@ -319,16 +319,11 @@ def test_a_configuration_file_says_the_same_as_the_command_line(tmp_path):
 
 
 def test_over_tls_every_tick_arrives(tmp_path):
-    key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", key, "-out", certificate,
-         "-days", "2", "-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"],
-        check=True, capture_output=True,
-    )  # fmt: skip
-    with server("--feed", SIM, "--certfile", str(certificate), "--keyfile", str(key)) as address:
+    made, key = certificate(tmp_path)
+    with server("--feed", SIM, "--certfile", str(made), "--keyfile", str(key)) as address:
 
         async def conversation():
-            context = ssl.create_default_context(cafile=certificate)
+            context = ssl.create_default_context(cafile=made)
             async with connect(stream_of(address).replace("https", "wss"), ssl=context) as ws:
                 await tell(ws, action="subscribe", quotes=["*"], trades=["*"], since={"seq": 0})
                 seen = []
