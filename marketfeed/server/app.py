@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 from tornado.web import Application, RequestHandler
 
-from marketfeed.transports import longpoll, sse, websocket
+from marketfeed.transports import longpoll, sse, upgrade
 from marketfeed.transports.base import Gate
 
 SEE = ["/stream", "/v2/{feed}", "/sse", "/poll", "/api/status"]
@@ -39,7 +39,7 @@ def make_app(gate: Gate, status: Callable[[], dict[str, Any]], origins: Sequence
     """
     return Application(
         [
-            *websocket.routes(gate),
+            *upgrade.routes(gate),
             *sse.routes(gate),
             *longpoll.routes(gate),
             (

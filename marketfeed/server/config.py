@@ -67,6 +67,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         "poll_timeout", float, 60.0, "s", "end a long poll that is not asked again for so long", least=5, most=86_400
     ),
+    Setting("compression", str, "off", "kind", "what WebSocket clients may ask for", choices=("off", "deflate")),
     Setting("certfile", str, "", "path", "TLS certificate chain, PEM"),
     Setting("keyfile", str, "", "path", "TLS private key, PEM"),
     Setting(

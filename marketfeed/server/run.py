@@ -88,6 +88,7 @@ async def _serve(config: Config, on_ready: Callable[[str], None]) -> None:
         message_bytes=config["max_message"],
         write_seconds=config["write_timeout"],
         poll_seconds=config["poll_timeout"],
+        compression=config["compression"] == "deflate",
     )
     gate = Gate(hub, driver.wake, driver.clock, version("marketfeed"), limits, keys)
     app = make_app(gate, lambda: _status(store, hub, gate, runners), config["origin"])

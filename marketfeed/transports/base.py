@@ -44,6 +44,10 @@ class Limits:
     ping_seconds: float = 20.0
     #: seconds after which a long-polling session that is asked for nothing ends
     poll_seconds: float = 60.0
+    #: seconds for a closing handshake
+    close_seconds: float = 5.0
+    #: whether a WebSocket client may ask for compression
+    compression: bool = False
 
 
 class Connection(Link, Protocol):

@@ -50,7 +50,14 @@ def forbidden(module: str, imported: set[str]) -> list[str]:
 
     def pure() -> bool:
         return any(
-            within(module, name) for name in ("marketfeed.model", "marketfeed.stream", "marketfeed.client.session")
+            within(module, name)
+            for name in (
+                "marketfeed.model",
+                "marketfeed.stream",
+                "marketfeed.client.session",
+                "marketfeed.transports.rfc6455",
+                "marketfeed.transports.rfc7692",
+            )
         )
 
     def bad(name: str) -> bool:
@@ -105,6 +112,7 @@ def test_the_rooms_are_there_to_be_looked_at() -> None:
         ("marketfeed.stream.hub", "import selectors, ssl", ["selectors", "ssl"]),
         ("marketfeed.client.session", "import asyncio", ["asyncio"]),
         ("marketfeed.client.aio", "import asyncio", []),
+        ("marketfeed.transports.rfc6455", "from tornado import util", ["tornado", "tornado.util"]),
         ("marketfeed.client.aio", "import marketfeed.server", ["marketfeed.server"]),
         ("marketfeed.transports.websocket", "import tornado.web, marketfeed.stream.hub", []),
         (
