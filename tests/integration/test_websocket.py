@@ -336,6 +336,10 @@ def test_over_tls_every_tick_arrives(tmp_path):
                     while len(seen) < 1000:
                         seen += [m["seq"] for m in json.loads(await ws.recv()) if m["T"] in "qt"]
                 assert seen == list(range(1, len(seen) + 1))
+            assert ws.close_code == 1000
+            async with connect(stream_of(address).replace("https", "wss"), ssl=context) as ws:
+                ws.transport.write(b"\x81\x00")
+                assert await ended(ws) == 1002
 
         asyncio.run(conversation())
 
