@@ -24,6 +24,9 @@ _LEVEL, _MEMORY = 1, 5
 #: A shorter payload is sent as it is: of one tick (120 bytes) a seventh would be saved, of two nearly half.
 LEAST_BYTES = 200
 
+#: What every agreement says.
+ANSWER = "permessage-deflate; server_no_context_takeover; client_no_context_takeover"
+
 _TAIL = b"\x00\x00\xff\xff"
 _MAX_BITS = 15
 
@@ -81,7 +84,7 @@ def _agree(parameters: list[tuple[str, str | None]]) -> Agreed | None:
     given = dict(parameters)
     if len(given) < len(parameters):
         return None
-    answer = "permessage-deflate; server_no_context_takeover; client_no_context_takeover"
+    answer = ANSWER
     bits = WINDOW_BITS
     for name, value in parameters:
         if name in ("server_no_context_takeover", "client_no_context_takeover"):

@@ -5,7 +5,9 @@ Nothing of the request is kept once it has: a connection is its link and its str
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
+from types import TracebackType
 from typing import Any
 
 from tornado.web import HTTPError, RequestHandler
@@ -15,6 +17,8 @@ from marketfeed.transports import rfc6455, rfc7692
 from marketfeed.transports.base import Gate
 from marketfeed.transports.credentials import credentials
 from marketfeed.transports.websocket import WebSocketLink, deflating
+
+log = logging.getLogger("marketfeed.websocket")
 
 _SUBPROTOCOL = "marketfeed."
 _VERSION = "13"
@@ -38,12 +42,11 @@ class StreamHandler(RequestHandler):
 
     def get(self, feed: str | None = None) -> None:
         if feed is not None and not self._gate.has_feed(feed):
-            raise HTTPError(404, "no feed %s", feed)
+            raise HTTPError(404, "no feed %r", feed)
         asked = self.get_query_argument("encoding", None)
         if asked is not None and asked not in ENCODINGS:
-            raise HTTPError(400, "no encoding %s", asked)
-        if not self._is_upgrade():
-            return
+            raise HTTPError(400, "no encoding %r", asked)
+        self._check_upgrade()
         accept = rfc6455.accept_of(self.request.headers.get("Sec-WebSocket-Key", ""))
         if accept is None:
             raise HTTPError(400, "Sec-WebSocket-Key is not 16 bytes in base64")
@@ -69,33 +72,47 @@ class StreamHandler(RequestHandler):
         stream.set_nodelay(True)
         name = f"ws {self.request.remote_ip}"
         link = self._links[agreed.bits if agreed else 0](stream, name, self._gate)
-        self._gate.admit(link, name, encoding, feed, credentials(self.request))
+        try:
+            self._gate.admit(link, name, encoding, feed, credentials(self.request))
+        except BaseException:
+            stream.close()  # nobody else knows of it any more
+            raise
         link.start()
         self._gate.wake()
 
-    def _is_upgrade(self) -> bool:
-        """Whether this asks for a WebSocket of our version, from where it may; if not, it has been answered."""
+    def _check_upgrade(self) -> None:
+        """Whether this asks for a WebSocket of our version, from where it may."""
         headers = self.request.headers
         if "websocket" not in _tokens(headers.get("Upgrade", "")) or self.request.version == "HTTP/1.0":
-            self._require_upgrade("This is a WebSocket: upgrade to it.")
-        elif "upgrade" not in _tokens(headers.get("Connection", "")):
+            raise HTTPError(426, "this is a WebSocket: upgrade to it")
+        if "upgrade" not in _tokens(headers.get("Connection", "")):
             raise HTTPError(400, "Connection is not Upgrade")
         # Tornado's own check, which knows of Sec-Fetch-Site: no page of another origin unless it is trusted.
-        elif self._check_cross_origin(self.check_origin) is not None:
+        if self._check_cross_origin(self.check_origin) is not None:
             raise HTTPError(403, "not from this origin")
-        elif headers.get("Sec-WebSocket-Version", "").strip() != _VERSION:
-            self._require_upgrade(f"This is version {_VERSION} of the WebSocket protocol.")
-        else:
-            return True
-        return False
+        if headers.get("Sec-WebSocket-Version", "").strip() != _VERSION:
+            raise HTTPError(426, "this is version %s of the WebSocket protocol", _VERSION)
 
-    def _require_upgrade(self, why: str) -> None:
-        self.set_status(426)
-        self.set_header("Upgrade", "websocket")
-        self.set_header("Connection", "Upgrade")
-        self.set_header("Sec-WebSocket-Version", _VERSION)
+    def write_error(self, status_code: int, **more: Any) -> None:
+        """Say what is wrong, in words."""
+        if status_code == 426:
+            self.set_header("Upgrade", "websocket")
+            self.set_header("Connection", "Upgrade")
+            self.set_header("Sec-WebSocket-Version", _VERSION)
         self.set_header("Content-Type", "text/plain; charset=UTF-8")
-        self.finish(why + "\n")
+        self.set_header("X-Content-Type-Options", "nosniff")
+        error = more["exc_info"][1] if "exc_info" in more else None
+        words = error.get_message() if isinstance(error, HTTPError) else None
+        self.finish(f"{words or self._reason}\n")
+
+    def log_exception(
+        self, typ: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        """A request that is wrong is told to who made it, and is no line of the log: there may be thousands."""
+        if isinstance(value, HTTPError):
+            log.debug("ws %s: %d %s", self.request.remote_ip, value.status_code, value.get_message())
+        else:
+            super().log_exception(typ, value, tb)
 
     def _subprotocol(self) -> str | None:
         """The first that the client offers and that we speak; None = none is agreed on, and that is all right."""

@@ -192,9 +192,28 @@ def test_a_handshake_that_is_none_is_told_by_status(changed, status):
             told, answered = await peer.answer()
             assert told == status
             assert len(opened) == (status == 101)
+            if status != 101:
+                assert len(await peer.reader.readexactly(int(answered["content-length"]))) > 10
             if status == 426:
                 assert answered["sec-websocket-version"] == "13"
                 assert answered["upgrade"] == "websocket"
+
+    run(conversation)
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "words"),
+    [
+        ("/v2/no%0Athing", 404, b"no feed 'no\\nthing'\n"),
+        ("/stream?encoding=%3Cb%3E", 400, b"no encoding '<b>'\n"),
+    ],
+)
+def test_what_does_not_exist_is_named_and_can_forge_nothing(path, status, words):
+    async def conversation():
+        async with gate() as (_, port), Peer.at(port, path=path) as peer:
+            told, headers = await peer.answer()
+            assert (told, headers["content-type"]) == (status, "text/plain; charset=UTF-8")
+            assert await peer.reader.readexactly(int(headers["content-length"])) == words
 
     run(conversation)
 
