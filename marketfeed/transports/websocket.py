@@ -121,9 +121,11 @@ class WebSocketLink(SocketLink):
         if isinstance(event, str | bytes):
             self._gate.receive(self, event)
         elif isinstance(event, rfc6455.Ping):
+            if self._closing:
+                return  # nothing follows a close frame
             if self._unfinished:
                 self._owed = event.data  # only the last one needs an answer (RFC 6455, 5.5.3)
-            elif not self._closing:
+            else:
                 self._send_own(rfc6455.pong(event.data))
         elif isinstance(event, rfc6455.Close):
             self._hang_up(event.code, "")
