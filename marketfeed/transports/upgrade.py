@@ -69,6 +69,8 @@ class StreamHandler(RequestHandler):
             self.set_header("Sec-WebSocket-Extensions", agreed.header)
         self.finish()
         stream = self.detach()
+        if stream.closed():
+            return  # it did not wait for the answer
         stream.set_nodelay(True)
         name = f"ws {self.request.remote_ip}"
         link = self._links[agreed.bits if agreed else 0](stream, name, self._gate)

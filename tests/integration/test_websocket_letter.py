@@ -239,6 +239,22 @@ def test_the_first_subprotocol_that_is_known_is_agreed_on_and_else_none(offered,
     run(conversation)
 
 
+def test_clients_that_do_not_wait_for_the_answer_are_no_error_and_leave_nothing(caplog):
+    async def conversation():
+        async with gate() as (opened, port):
+            for _ in range(50):
+                with socket.create_connection(("127.0.0.1", port)) as raw:
+                    raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # reset, not closed
+                    headers = "".join(f"{name}: {value}\r\n" for name, value in GOOD.items())
+                    raw.sendall(f"GET /stream HTTP/1.1\r\n{headers}\r\n".encode())
+            async with Peer.at(port) as peer:
+                assert (await peer.answer())[0] == 101
+            await emptied(opened)
+
+    run(conversation)
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []
+
+
 # ---- what ends it ---------------------------------------------------------------------------------------------------
 
 
