@@ -93,7 +93,7 @@ class ParquetPart:
         if not self._pending:
             return
         table = pa.Table.from_batches(self._pending, self._schema).unify_dictionaries().combine_chunks()
-        self._writer.write_table(table, row_group_size=len(table))
+        self._writer.write_table(table, row_group_size=ROW_GROUP_ROWS)
         self._pending, self._pending_rows = [], 0
 
     @property

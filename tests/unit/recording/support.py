@@ -14,8 +14,8 @@ from marketfeed.model.instruments import InstrumentDirectory
 from marketfeed.model.tick import QUOTE, TRADE, Ticks, empty_ticks
 from marketfeed.recording.folder import RecordingFolder
 
-#: 2026-03-01T10:00:00Z
-HOUR = 1_772_359_200_000_000_000
+#: 2025-03-01T10:00:00Z
+HOUR = 1_740_823_200_000_000_000
 SECOND = 1_000_000_000
 EPOCH = 4_711
 

@@ -38,9 +38,9 @@ def test_ticks_of_one_hour_are_one_file_that_pandas_reads(tmp_path: Path) -> Non
     folder.write(ticks[:40], numbers(40))
     folder.write(ticks[40:], numbers(60, first=41))
     folder.close()
-    assert files(tmp_path) == ["20260301T10Z-000.parquet"]
+    assert files(tmp_path) == ["20250301T10Z-000.parquet"]
     assert leftovers(tmp_path) == []
-    frame = pd.read_parquet(tmp_path / "20260301T10Z-000.parquet")
+    frame = pd.read_parquet(tmp_path / "20250301T10Z-000.parquet")
     assert frame["seq"].tolist() == list(range(1, 101))
     assert frame["symbol"].dtype == "category"
     assert frame["feed"].tolist() == [f"f{feed}" for feed in ticks["feed"]]
@@ -56,7 +56,7 @@ def test_a_file_ends_with_the_hour_of_ts_recv(tmp_path: Path) -> None:
     # 90 minutes, a tick a minute, in one batch.
     folder.write(some(90, step=60 * SECOND), numbers(90))
     folder.close()
-    assert files(tmp_path) == ["20260301T10Z-000.parquet", "20260301T11Z-000.parquet"]
+    assert files(tmp_path) == ["20250301T10Z-000.parquet", "20250301T11Z-000.parquet"]
     assert [pq.read_metadata(tmp_path / name).num_rows for name in files(tmp_path)] == [60, 30]
     assert seqs(tmp_path) == list(range(1, 91))
 
@@ -79,7 +79,7 @@ def test_the_hour_ends_although_nothing_comes_any_more(tmp_path: Path) -> None:
     assert files(tmp_path) == []
     clock.advance(1)
     folder.turn()
-    assert files(tmp_path) == ["20260301T10Z-000.parquet"]
+    assert files(tmp_path) == ["20250301T10Z-000.parquet"]
     assert leftovers(tmp_path) == []
     folder.close()
 
@@ -90,7 +90,7 @@ def test_another_life_of_the_server_is_another_file(tmp_path: Path) -> None:
     folder.begin(12, directory())
     folder.write(some(3), numbers(3))
     folder.close()
-    assert files(tmp_path) == ["20260301T10Z-000.parquet", "20260301T10Z-001.parquet"]
+    assert files(tmp_path) == ["20250301T10Z-000.parquet", "20250301T10Z-001.parquet"]
     assert [told(tmp_path / name, "epoch") for name in files(tmp_path)] == [EPOCH, 12]
 
 
@@ -99,7 +99,7 @@ def test_a_recording_that_goes_on_in_the_same_hour_is_another_file(tmp_path: Pat
         folder = opened(tmp_path)
         folder.write(some(10, first=begin), numbers(10, first=begin))
         folder.close()
-    assert files(tmp_path) == ["20260301T10Z-000.parquet", "20260301T10Z-001.parquet"]
+    assert files(tmp_path) == ["20250301T10Z-000.parquet", "20250301T10Z-001.parquet"]
     assert seqs(tmp_path) == list(range(1, 21))
 
 
@@ -116,7 +116,7 @@ def test_a_file_tells_which_instruments_it_has(tmp_path: Path) -> None:
     ticks = ticks[ticks["instrument"] != 3]
     folder.write(ticks, numbers(len(ticks)))
     folder.close()
-    found = told(tmp_path / "20260301T10Z-000.parquet", "instruments")
+    found = told(tmp_path / "20250301T10Z-000.parquet", "instruments")
     assert {feed: sorted(symbols) for feed, symbols in found.items()} == {"f0": ["S0", "S1", "S2"], "f1": ["S0", "S2"]}
 
 
@@ -129,7 +129,7 @@ def test_row_groups_are_full_whatever_the_pieces_were(tmp_path: Path) -> None:
         clock.advance(PIECE_SECONDS)
         folder.turn()
     folder.close()
-    read = pq.read_metadata(tmp_path / "20260301T10Z-000.parquet")
+    read = pq.read_metadata(tmp_path / "20250301T10Z-000.parquet")
     sizes = [read.row_group(number).num_rows for number in range(read.num_row_groups)]
     assert sizes == [ROW_GROUP_ROWS, ROW_GROUP_ROWS, piece]
 
@@ -153,7 +153,7 @@ def test_what_is_lost_stands_in_the_file_and_the_log(tmp_path: Path, caplog: pyt
         folder.lost(LostTicks(EPOCH, first, first + 4, "lapped"))
         folder.write(some(10, first=first + 5), numbers(10, first=first + 5))
     folder.close()
-    assert told(tmp_path / "20260301T10Z-000.parquet", "gaps") == [
+    assert told(tmp_path / "20250301T10Z-000.parquet", "gaps") == [
         {"epoch": EPOCH, "first": 6, "last": 10, "reason": "lapped"},
         {"epoch": EPOCH, "first": 21, "last": 25, "reason": "lapped"},
     ]
@@ -168,7 +168,7 @@ def test_a_gap_after_which_nothing_comes_is_told_too(tmp_path: Path) -> None:
     folder = opened(tmp_path)
     folder.lost(LostTicks(EPOCH, 1, None, "epoch"))
     folder.close()
-    assert files(tmp_path) == ["20260301T10Z-000.parquet"]
+    assert files(tmp_path) == ["20250301T10Z-000.parquet"]
     assert told(tmp_path / files(tmp_path)[0], "gaps")[0]["last"] is None
     assert folder.stats.files == 1
 
@@ -214,9 +214,9 @@ def test_what_was_safe_is_a_file_after_the_next_start(tmp_path: Path, caplog: py
     path = tmp_path / "rec"
     killed(path)
     assert files(path) == []
-    assert leftovers(path) == [".20260301T10Z-000.parquet.journal", ".20260301T10Z-000.parquet.partial"]
+    assert leftovers(path) == [".20250301T10Z-000.parquet.journal", ".20250301T10Z-000.parquet.partial"]
     folder = salvaged(path)
-    assert (files(path), leftovers(path)) == (["20260301T10Z-000.parquet"], [])
+    assert (files(path), leftovers(path)) == (["20250301T10Z-000.parquet"], [])
     assert seqs(path) == list(range(10, 160))
     assert told(path / files(path)[0], "gaps") == [{"epoch": EPOCH, "first": 1, "last": 9, "reason": "lapped"}]
     assert told(path / files(path)[0], "epoch") == EPOCH
@@ -231,7 +231,7 @@ def test_salvaged_ticks_are_the_same_as_those_of_an_orderly_end(tmp_path: Path) 
     for first in (10, 60, 110):
         folder.write(some(50, first=first), numbers(50, first=first))
     folder.close()
-    frames = [pd.read_parquet(tmp_path / name / "20260301T10Z-000.parquet") for name in ("rec", "other")]
+    frames = [pd.read_parquet(tmp_path / name / "20250301T10Z-000.parquet") for name in ("rec", "other")]
     pd.testing.assert_frame_equal(*frames)
 
 
@@ -239,7 +239,7 @@ def test_salvaged_ticks_are_the_same_as_those_of_an_orderly_end(tmp_path: Path) 
 def left(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("left") / "rec"
     killed(path, pieces=4, rows=20)
-    return path / ".20260301T10Z-000.parquet.journal"
+    return path / ".20250301T10Z-000.parquet.journal"
 
 
 @given(share=st.floats(0, 1), rubbish=st.binary(max_size=200))
@@ -276,9 +276,9 @@ def test_a_file_that_was_whole_already_is_not_made_again(tmp_path: Path) -> None
 
 
 def test_what_cannot_be_read_at_all_is_kept_and_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    (tmp_path / ".20260301T10Z-000.parquet.journal").write_bytes(b"\xff" * 20_000)
+    (tmp_path / ".20250301T10Z-000.parquet.journal").write_bytes(b"\xff" * 20_000)
     salvaged(tmp_path)
-    assert (files(tmp_path), leftovers(tmp_path)) == ([], [".20260301T10Z-000.parquet.unreadable"])
+    assert (files(tmp_path), leftovers(tmp_path)) == ([], [".20250301T10Z-000.parquet.unreadable"])
     assert "nothing can be read of" in caplog.text
 
 
@@ -292,7 +292,7 @@ def test_a_recording_goes_on_beside_what_is_being_salvaged(tmp_path: Path) -> No
     folder._flush()
     list(steps)
     folder.close()
-    assert files(path) == ["20260301T10Z-000.parquet", "20260301T10Z-001.parquet"]
+    assert files(path) == ["20250301T10Z-000.parquet", "20250301T10Z-001.parquet"]
     assert seqs(path) == [*range(10, 160), *range(500, 507)]
 
 
@@ -316,6 +316,6 @@ def test_a_recording_that_fails_keeps_what_was_safe(tmp_path: Path) -> None:
     folder.write(some(10), numbers(10))
     folder._flush()
     folder.abandon()
-    assert leftovers(tmp_path) == [".20260301T10Z-000.parquet.journal"]
+    assert leftovers(tmp_path) == [".20250301T10Z-000.parquet.journal"]
     salvaged(tmp_path)
     assert seqs(tmp_path) == list(range(1, 11))
