@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import orjson
 from tornado.web import Application, RequestHandler
 
+from marketfeed.ingest import FeedRunner
+from marketfeed.server import admin
 from marketfeed.transports import websocket
 from marketfeed.transports.base import Gate
 
@@ -28,16 +30,20 @@ def _quiet(handler: RequestHandler) -> None:
     """Requests are not logged one by one: a thousand clients that connect are not a thousand lines."""
 
 
-def make_app(gate: Gate, status: Callable[[], dict[str, Any]], origins: Sequence[str]) -> Application:
+def make_app(
+    gate: Gate, status: Callable[[], dict[str, Any]], feeds: Mapping[str, FeedRunner], origins: Sequence[str]
+) -> Application:
     """Every route of the server.
 
     Args:
         status: what `/api/status` answers.
+        feeds: by name, those that `/api/admin` controls.
         origins: pages of these may connect besides our own; "*" = any.
     """
     return Application(
         [
             *websocket.routes(gate),
+            *admin.routes(feeds),
             (
                 r"/",
                 _Json,

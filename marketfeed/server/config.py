@@ -64,6 +64,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("max_globs", int, 100, "globs", "how many of them may be globs", least=0, most=1_000_000),
     Setting("max_message", int, 65_536, "bytes", "how long a client's message may be", least=1024, most=1 << 26),
     Setting("write_timeout", float, 60.0, "s", "cut a client that takes nothing for so long", least=1, most=86_400),
+    Setting("record", str, "", "folder", "every quote and trade goes into Parquet files in it"),
     Setting("certfile", str, "", "path", "TLS certificate chain, PEM"),
     Setting("keyfile", str, "", "path", "TLS private key, PEM"),
     Setting(

@@ -11,7 +11,8 @@ import signal
 import ssl
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from tornado.netutil import bind_sockets
 
@@ -25,7 +26,11 @@ from marketfeed.server.config import Config, ConfigError
 from marketfeed.server.driver import Driver
 from marketfeed.server.limited import LimitedServer
 from marketfeed.stream.hub import Hub
+from marketfeed.stream.session import Authenticate
 from marketfeed.transports.base import Gate, Limits
+
+if TYPE_CHECKING:
+    from marketfeed.recording.recorder import Recorder
 
 log = logging.getLogger("marketfeed.server")
 
@@ -35,6 +40,8 @@ _SPARE_DESCRIPTORS = 64
 _IDLE_SECONDS = 10.0
 _DRAIN_SECONDS = 5.0
 _CHECK_SECONDS = 1.0
+#: So long may the last file of a recording take to end.
+_RECORDER_SECONDS = 30.0
 #: A flush makes thousands of short-lived lists: the collector looks at them less often than by default.
 _GC_THRESHOLD = (20_000, 20, 20)
 _BACKLOG = 4096
@@ -68,6 +75,7 @@ async def _serve(config: Config, on_ready: Callable[[str], None]) -> None:
         store = TickStore.create(config["ring_ticks"], config["instruments"])
     except MemoryError:
         raise ConfigError(f"not enough memory for ring_ticks = {config['ring_ticks']:,}") from None
+    recorder = _recorder(store, config["record"]) if config["record"] else None
     hub = Hub(store, config["coalesce_ms"] / 1000)
     driver = Driver(hub, loop)
     runners = []
@@ -76,10 +84,6 @@ async def _serve(config: Config, on_ready: Callable[[str], None]) -> None:
             runners.append(FeedRunner(spec.name, spec.build(), store, SystemClock(), driver.published))
         except FeedError as error:
             raise FeedError(f"feed {spec.name}: {error}") from None
-    try:
-        keys = authenticator(config["key"])
-    except ValueError as error:
-        raise ConfigError(str(error)) from None
     limits = Limits(
         connections=_connections(config["max_connections"]),
         symbols=config["max_symbols"],
@@ -87,8 +91,9 @@ async def _serve(config: Config, on_ready: Callable[[str], None]) -> None:
         message_bytes=config["max_message"],
         write_seconds=config["write_timeout"],
     )
-    gate = Gate(hub, driver.wake, driver.clock, version("marketfeed"), limits, keys)
-    app = make_app(gate, lambda: _status(store, hub, gate, runners), config["origin"])
+    gate = Gate(hub, driver.wake, driver.clock, version("marketfeed"), limits, _authenticate(config))
+    feeds = {runner.name: runner for runner in runners}
+    app = make_app(gate, lambda: _status(store, hub, gate, runners, recorder), feeds, config["origin"])
     tls = _tls(config)
     server = LimitedServer(
         _descriptors() - _SPARE_DESCRIPTORS,
@@ -107,10 +112,9 @@ async def _serve(config: Config, on_ready: Callable[[str], None]) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
-    # What is there now stays for good; the collector need not look at it again.
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(*_GC_THRESHOLD)
+    _tune_collector()
+    if recorder is not None:
+        recorder.start()
     async with asyncio.TaskGroup() as tasks:
         running = [tasks.create_task(runner.run()) for runner in runners]
         running.append(tasks.create_task(_check(gate)))
@@ -129,6 +133,29 @@ async def _serve(config: Config, on_ready: Callable[[str], None]) -> None:
             await _drained(gate)
             driver.close()
             await server.close_all_connections()
+            if recorder is not None:
+                await loop.run_in_executor(None, recorder.stop, _RECORDER_SECONDS)
+
+
+def _recorder(store: TickStore, folder: str) -> Recorder:
+    """What records the store, not started yet; pyarrow is imported only where it is wanted."""
+    try:
+        from marketfeed.recording.folder import FolderBusy, RecordingFolder
+        from marketfeed.recording.recorder import Recorder
+    except ModuleNotFoundError:
+        raise ConfigError("record needs pyarrow: pip install marketfeed[parquet]") from None
+    clock = SystemClock()
+    try:
+        return Recorder(store, RecordingFolder(Path(folder).expanduser(), clock), clock)
+    except (OSError, FolderBusy) as error:
+        raise ConfigError(f"cannot record into {folder}: {getattr(error, 'strerror', None) or error}") from None
+
+
+def _tune_collector() -> None:
+    # What is there now stays for good; the collector need not look at it again.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*_GC_THRESHOLD)
 
 
 async def _check(gate: Gate) -> None:
@@ -162,6 +189,13 @@ def _connections(wanted: int) -> int:
     return wanted
 
 
+def _authenticate(config: Config) -> Authenticate | None:
+    try:
+        return authenticator(config["key"])
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+
+
 def _tls(config: Config) -> ssl.SSLContext | None:
     if not config["certfile"]:
         return None
@@ -173,14 +207,22 @@ def _tls(config: Config) -> ssl.SSLContext | None:
     return context
 
 
-def _status(store: TickStore, hub: Hub, gate: Gate, runners: Sequence[FeedRunner]) -> dict[str, Any]:
+def _status(
+    store: TickStore, hub: Hub, gate: Gate, runners: Sequence[FeedRunner], recorder: Recorder | None
+) -> dict[str, Any]:
     """Counters since the start; every loss is in here."""
-    return {
+    told = {
         "epoch": store.epoch,
         "seq": store.ring.head,
         "oldest_seq": store.ring.oldest,
         "instruments": len(store.directory),
         "connections": len(gate),
         "delivered": vars(hub.stats),
-        "feeds": {runner.name: {**vars(runner.stats), "refused": dict(runner.stats.refused)} for runner in runners},
+        "feeds": {runner.name: _feed_status(runner) for runner in runners},
     }
+    return told if recorder is None else {**told, "recording": recorder.status()}
+
+
+def _feed_status(runner: FeedRunner) -> dict[str, Any]:
+    told = {**vars(runner.stats), "refused": dict(runner.stats.refused)}
+    return {**told, "progress": runner.progress()} if runner.controls else told
