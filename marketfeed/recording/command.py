@@ -66,6 +66,7 @@ def record(
         raise click.UsageError("--since is of a server")
     try:
         from marketfeed.recording.folder import FolderBusy, RecordingFolder
+        from marketfeed.recording.hour import reason
     except ModuleNotFoundError:
         raise click.ClickException("recording needs pyarrow: pip install marketfeed[parquet]") from None
     from marketfeed.model.clock import SystemClock
@@ -83,7 +84,7 @@ def record(
     except (FolderBusy, FeedError, ClientError, ValueError, _Failed) as error:
         raise click.ClickException(str(error)) from None
     except OSError as error:
-        raise click.ClickException(f"{path}: {error.strerror or error}") from None
+        raise click.ClickException(f"{path}: {reason(error)}") from None
     click.echo(_summary(folder))
 
 

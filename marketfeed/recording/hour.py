@@ -260,6 +260,13 @@ def _readable(source: Any) -> Iterator[tuple[Any, Any, list[LostTicks]]]:
         return
 
 
+def reason(error: BaseException) -> str:
+    """Why something could not be written, in a few words."""
+    number = getattr(error, "errno", None)
+    # What pyarrow says around it is of no use to a user.
+    return os.strerror(number) if number else str(error) or type(error).__name__
+
+
 def hidden(path: Path, kind: str) -> Path:
     """What lies beside a file while it is written."""
     return path.parent / f".{path.name}.{kind}"

@@ -14,7 +14,7 @@ from marketfeed.model.clock import Clock
 from marketfeed.model.store import TickStore
 from marketfeed.model.tick import TRADE
 from marketfeed.recording.folder import PIECE_ROWS, RecordingFolder
-from marketfeed.recording.hour import LostTicks
+from marketfeed.recording.hour import LostTicks, reason
 
 log = logging.getLogger("marketfeed.recording")
 
@@ -88,7 +88,7 @@ class Recorder:
                 self._stop.wait(self._look_s)
             self.folder.close()
         except Exception as error:  # noqa: BLE001  # whatever it is, the alarm is raised, and streaming goes on
-            self.error = getattr(error, "strerror", None) or str(error) or type(error).__name__
+            self.error = reason(error)
             level_of = log.error if isinstance(error, OSError) else log.exception
             level_of(
                 "RECORDING HAS STOPPED: %s: %s; streaming goes on; what is safe, the next start makes a file of",

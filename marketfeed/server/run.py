@@ -141,6 +141,7 @@ def _recorder(store: TickStore, folder: str) -> Recorder:
     """What records the store, not started yet; pyarrow is imported only where it is wanted."""
     try:
         from marketfeed.recording.folder import FolderBusy, RecordingFolder
+        from marketfeed.recording.hour import reason
         from marketfeed.recording.recorder import Recorder
     except ModuleNotFoundError:
         raise ConfigError("record needs pyarrow: pip install marketfeed[parquet]") from None
@@ -148,7 +149,7 @@ def _recorder(store: TickStore, folder: str) -> Recorder:
     try:
         return Recorder(store, RecordingFolder(Path(folder).expanduser(), clock), clock)
     except (OSError, FolderBusy) as error:
-        raise ConfigError(f"cannot record into {folder}: {getattr(error, 'strerror', None) or error}") from None
+        raise ConfigError(f"cannot record into {folder}: {reason(error)}") from None
 
 
 def _tune_collector() -> None:
