@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from feeds.replay.readers.base import (
     DamagedFile,
@@ -149,25 +150,40 @@ class _Reader:
             return
         try:
             with self._parquet.ParquetFile(str(self._path), buffer_size=_PAGE_BUFFER_BYTES, pre_buffer=False) as opened:
+                known = _Ids()
                 for batch in opened.iter_batches(_BATCH_ROWS, row_groups=list(groups), use_threads=False):
-                    yield self._ticks(batch, context)
+                    yield self._ticks(batch, context, known)
         except self._arrow.ArrowException as error:
             raise DamagedFile(one_line(error)) from None
 
-    def _ticks(self, batch: Any, context: ReaderContext) -> Ticks:
+    def _ticks(self, batch: Any, context: ReaderContext, known: _Ids) -> Ticks:
         from marketfeed.recording.table import ticks_of
 
         ticks = ticks_of(batch)
         symbols, feeds = batch.column("symbol"), batch.column("feed")
-        names = symbols.dictionary
         which = symbols.indices.to_numpy()
         keep = np.ones(len(ticks), np.bool_)
         if self._settings.feed is not None:
             keep &= feeds.indices.to_numpy() == feeds.dictionary.index(self._settings.feed).as_py()
-        used, counts = np.unique(which[keep], return_counts=True)
-        ids = np.full(len(names), -1)
-        for place, count in zip(used.tolist(), counts.tolist(), strict=True):
-            ids[place] = context.instrument(names[place].as_py(), count)
+        ids = known.of(symbols.dictionary, which[keep], context)
         keep &= ids[which] >= 0
         ticks["instrument"] = np.maximum(ids[which], 0)
         return ticks if keep.all() else ticks[keep]
+
+
+class _Ids:
+    """The instruments of a dictionary's symbols, remembered as long as batches have the same dictionary."""
+
+    def __init__(self) -> None:
+        self._names: Any = None
+        self._ids = np.empty(0, np.int64)
+
+    def of(self, names: Any, which: NDArray[np.int32], context: ReaderContext) -> NDArray[np.int64]:
+        """By place in the dictionary; -1 = leave its ticks out, or it is not among these places, shape (n,)."""
+        if self._names is None or not names.equals(self._names):
+            self._names, self._ids = names, np.full(len(names), -1)
+        # One that was refused is asked for again: so all of its rows are counted.
+        used, counts = np.unique(which[self._ids[which] < 0], return_counts=True)
+        for place, count in zip(used.tolist(), counts.tolist(), strict=True):
+            self._ids[place] = context.instrument(names[place].as_py(), count)
+        return self._ids
