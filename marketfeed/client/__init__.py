@@ -2,7 +2,7 @@
 
 ::
 
-    Feed (aio) ──frames──> Session ──> Message, ...      SyncFeed (sync) = a Feed in a thread
+    Feed (aio) ──frames──> Session ──> Inbox ──> Message, ... or Batch, ...      SyncFeed (sync) = a Feed in a thread
       │  ^                   │
       │  └────commands───────┘       Session: the protocol and the positions to resume from; pure
       └── Transport: one WebSocket connection
@@ -10,7 +10,9 @@
 
 from marketfeed.client.aio import Feed, connect
 from marketfeed.client.backoff import Backoff
+from marketfeed.client.batch import Batch
 from marketfeed.client.errors import BadMessage, ClientError, CommandError, ConnectionFailed, ConnectionRefused
+from marketfeed.client.instruments import InstrumentTable
 from marketfeed.client.messages import Gap, Heartbeat, Message, Position, Quote, Rule, Subscription, Trade
 from marketfeed.client.state import State, StateChange
 from marketfeed.client.sync import SyncFeed, connect_sync
@@ -18,6 +20,7 @@ from marketfeed.client.sync import SyncFeed, connect_sync
 __all__ = [
     "Backoff",
     "BadMessage",
+    "Batch",
     "ClientError",
     "CommandError",
     "ConnectionFailed",
@@ -25,6 +28,7 @@ __all__ = [
     "Feed",
     "Gap",
     "Heartbeat",
+    "InstrumentTable",
     "Message",
     "Position",
     "Quote",

@@ -173,6 +173,20 @@ class Subscription(msgspec.Struct, tag_field="T", tag="subscription"):
     heartbeat: float | None = None
 
 
+class Instrument(msgspec.Struct):
+    """What an id in records stands for."""
+
+    id: int
+    symbol: str = msgspec.field(name="S")
+    feed: str = msgspec.field(name="f", default="")
+
+
+class Instruments(msgspec.Struct, tag_field="T", tag="instruments"):
+    """The instruments of records that are to come."""
+
+    instruments: list[Instrument]
+
+
 class Success(msgspec.Struct, tag_field="T", tag="success"):
     """`connected` or `authenticated`."""
 
@@ -188,12 +202,12 @@ class Error(msgspec.Struct, tag_field="T", tag="error"):
     msg: str = ""
 
 
-Received = Quote | Trade | Gap | Heartbeat | Subscription | Success | Error
+Received = Quote | Trade | Gap | Heartbeat | Subscription | Instruments | Success | Error
 
 _frame = msgspec.json.Decoder(list[Received])
 _raw_frame = msgspec.json.Decoder(list[msgspec.Raw])
 _message = msgspec.json.Decoder(Received)
-_KNOWN = frozenset({"q", "t", "gap", "heartbeat", "subscription", "success", "error"})
+_KNOWN = frozenset({"q", "t", "gap", "heartbeat", "subscription", "instruments", "success", "error"})
 
 
 class _Tagged(msgspec.Struct):

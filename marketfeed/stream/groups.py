@@ -39,6 +39,20 @@ class Groups:
             self._encodings[key] = ENCODINGS[name](self._store.directory, with_feed, fields)
         return self._encodings[key]
 
+    def instruments_added(self, begin: int) -> None:
+        """Instruments from id ``begin`` on are new: they are routed, and told to those whose ticks name them by id."""
+        for lane in self.lanes():
+            ids_of = {
+                group: [i for _, i in group.selection.resolve(self._store.directory, begin)]
+                for group in lane.instruments_added(begin)
+                if group.encoding.RECORDS
+            }
+            if not any(ids_of.values()):
+                continue
+            in_step = [subscriber for group in ids_of for subscriber in (*group.ready, *group.careful)]
+            for subscriber in (*in_step, *lane.behind):
+                subscriber.session.introduce(ids_of.get(subscriber.group, ()))
+
     # ---- a session's subscribers ----------------------------------------------------------------------
 
     def add(

@@ -16,10 +16,10 @@ from marketfeed.model.clock import Clock, SystemClock
 from marketfeed.model.instruments import InstrumentDirectory
 from marketfeed.model.ring import Lost
 from marketfeed.model.store import TickStore
-from marketfeed.model.tick import QUOTE
+from marketfeed.model.tick import QUOTE, RAW, TICK, Ticks
 from marketfeed.stream import protocol
 from marketfeed.stream.codes import CloseCode, ErrorCode, GapReason
-from marketfeed.stream.encoding import Encoding
+from marketfeed.stream.encoding import EncodedTicks, Encoding
 from marketfeed.stream.groups import Groups
 from marketfeed.stream.heartbeat import Heartbeats
 from marketfeed.stream.lane import FRAME_TICKS, Changes, Lane, Subscriber
@@ -149,8 +149,7 @@ class Hub:
         begin, count = self._instruments_seen, len(self.store.directory)
         if begin < count:
             self._instruments_seen = count
-            for lane in self._groups.lanes():
-                lane.instruments_added(begin)
+            self._groups.instruments_added(begin)
 
     # ---- a lane's flush ----------------------------------------------------------------------------------------
 
@@ -177,7 +176,7 @@ class Hub:
         if not pairs:
             return
         ticks, seqs = changes.ticks[places], changes.seqs[places]
-        pieces_of: dict[Encoding, list[bytes]] = {}
+        encoded_in: dict[Encoding, EncodedTicks] = {}
         # Many groups want just one of the ticks: its frame is the same for all of them.
         frame_of_one: dict[tuple[int, Encoding, type[Link]], bytes] = {}
         fast: defaultdict[type[Link], list[tuple[bytes, dict[Subscriber, RawSend]]]] = defaultdict(list)
@@ -188,15 +187,17 @@ class Hub:
             if not ready and not group.careful:
                 continue
             encoding = group.encoding
-            pieces = pieces_of.get(encoding)
-            if pieces is None:
-                pieces = pieces_of[encoding] = encoding.ticks(ticks, seqs)
+            encoded = encoded_in.get(encoding)
+            if encoded is None:
+                encoded = encoded_in[encoding] = encoding.ticks(ticks, seqs)
             if len(wanted) > 1:
-                frame = group.wrap(encoding.frame([pieces[n] for n in wanted]), encoding.BINARY)
+                frame = group.wrap(encoded.frame(wanted), encoding.BINARY_TICKS, changes.cursor)
             else:
                 n = wanted[0]
                 one = (n, encoding, group.link_type)
-                frame = frame_of_one.get(one) or group.wrap(encoding.frame([pieces[n]]), encoding.BINARY)
+                frame = frame_of_one.get(one) or group.wrap(
+                    encoded.frame(wanted), encoding.BINARY_TICKS, changes.cursor
+                )
                 frame_of_one[one] = frame
             members = len(ready)
             if members:
@@ -306,15 +307,16 @@ class Hub:
             next_cell = int(cells[chosen].max()) + 1
             chosen.sort()
             ticks, seqs = ticks[chosen], seqs[chosen]
+        # In one frame all up to now was seen; of several the first are old by now.
+        end = self.store.ring.head if in_one and until < lane.cursor and not lane.every else until
         if len(ticks):
-            if self._send(subscriber, group.encoding.ticks(ticks, seqs)) is Took.NOTHING:
+            if self._send(subscriber, ticks, seqs, end if complete else None) is Took.NOTHING:
                 return False
             subscriber.top = max(subscriber.top, int(seqs[-1]))
         if not complete:
             subscriber.next_cell = next_cell
             return True
-        # In one frame all up to now was seen; of several the first are old by now.
-        subscriber.cursor = self.store.ring.head if in_one and until < lane.cursor and not lane.every else until
+        subscriber.cursor = end
         subscriber.until = subscriber.given = None
         if now < subscriber.not_before:
             return False
@@ -323,12 +325,14 @@ class Hub:
     def _serve_every(self, subscriber: Subscriber) -> bool:
         """The ticks after its cursor, up to where its lane stands. Returns whether there is more to do."""
         group = subscriber.group
-        span = self.store.read(subscriber.cursor, SCAN_TICKS, group.lane.cursor)
+        span = self.store.read(subscriber.cursor, subscriber.scan, group.lane.cursor)
         if span.lost:
             # First the gap by itself: should the link take no more after it, the ticks behind it are still to be had.
             subscriber.cursor = span.lost.last
             self._tell_lost(subscriber.session, span.lost)
-            return True
+            if not subscriber.session.can_take:
+                return True
+            # What this read did save goes out at once: the next one may come too late for it again, and so on.
         ticks = span.ticks
         mine = group.mask(self.store)[ticks["kind"].astype(np.intp) - QUOTE, ticks["instrument"]]
         places = np.nonzero(mine)[0]
@@ -338,19 +342,27 @@ class Hub:
         if len(places) > FRAME_TICKS:
             places = places[:FRAME_TICKS]
             cursor = span.first + int(places[-1])
+            subscriber.scan = max(FRAME_TICKS, subscriber.scan // 2)
+        elif len(ticks) == subscriber.scan and len(places) <= FRAME_TICKS // 2:
+            subscriber.scan = min(SCAN_TICKS, subscriber.scan * 2)
         if len(places):
             seqs = (places + span.first).astype(np.uint64)
-            if self._send(subscriber, group.encoding.ticks(ticks[places], seqs)) is Took.NOTHING:
+            if len(places) < len(ticks):
+                # As one piece each: numpy copies a record column by column otherwise.
+                ticks = ticks.view(RAW).take(places).view(TICK)
+            if self._send(subscriber, ticks, seqs, cursor) is Took.NOTHING:
                 return False
         subscriber.cursor = cursor
         return not self._groups.join(subscriber)
 
-    def _send(self, subscriber: Subscriber, pieces: list[bytes]) -> Took:
+    def _send(self, subscriber: Subscriber, ticks: Ticks, seqs: NDArray[np.uint64], seq: int | None) -> Took:
+        """``seq``: see :meth:`Link.wrap`."""
         group = subscriber.group
-        took = subscriber.session.link.send(group.link_type.wrap(group.encoding.frame(pieces), group.encoding.BINARY))
+        frame = group.wrap(group.encoding.ticks(ticks, seqs).frame(), group.encoding.BINARY_TICKS, seq)
+        took = subscriber.session.link.send(frame)
         if took is not Took.NOTHING:
             self.stats.frames += 1
-            self.stats.ticks += len(pieces)
+            self.stats.ticks += len(ticks)
         if took is not Took.MORE:
             self._stalled(subscriber.session)
         return took

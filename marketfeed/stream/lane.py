@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterable
 from math import inf
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
@@ -53,6 +54,8 @@ class Subscriber:
         self.given: NDArray[np.bool_] | None = None
         #: the newest that it has been given by itself
         self.top = 0
+        #: (every tick) behind, it looks through so many ticks for a frame: about as many as make one of those it wants
+        self.scan = FRAME_TICKS
         #: (latest lanes) seconds on the hub's clock before which it is given nothing more
         self.not_before = -inf
 
@@ -250,8 +253,11 @@ class Lane:
             if _discard(self._routes, cell, group):
                 self._routed[cell] = False
 
-    def instruments_added(self, begin: int) -> None:
-        """Instruments from id ``begin`` on are new: route them to whoever waits for such."""
+    def instruments_added(self, begin: int) -> Iterable[Group]:
+        """Instruments from id ``begin`` on are new: route them to whoever waits for such.
+
+        Returns those who may take one of them.
+        """
         directory = self._store.directory
         waiting = dict(self._globbing)
         feeds = directory.feeds()
@@ -260,6 +266,7 @@ class Lane:
                 waiting |= self._by_name.get(name, {})
         for group in waiting:
             self._route(group, begin)
+        return waiting
 
     def extend(self, group: Group, selection: Selection) -> bool:
         """Give a group a selection that takes what it took and more, at the cost of what is more.

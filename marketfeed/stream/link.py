@@ -37,8 +37,16 @@ class Link(Protocol):
     raw_send: RawSend
 
     @staticmethod
-    def wrap(payload: bytes, binary: bool) -> bytes:
-        """The frame, ready for the wire, of a payload; the same for every link of this type."""
+    def wrap(payload: bytes, binary: bool, seq: int | None) -> bytes:
+        """The frame, ready for the wire, of a payload; the same for every link of this type.
+
+        Args:
+            binary: the payload is not text.
+            seq: the position of a subscriber that has taken this frame: to ask for what came `since` then loses
+                nothing and repeats nothing. None = its position is what it was: the frame has no ticks, or is one of
+                several that are of use only together (a long snapshot). It is the position of one subscriber; a
+                session with several is where the one is that is furthest behind.
+        """
 
     @staticmethod
     def deliver(frames: Iterable[tuple[bytes, Mapping[Subscriber, RawSend]]]) -> list[tuple[Subscriber, bool]]:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections import deque
+from collections.abc import Callable, Iterable
+from itertools import islice
+from typing import TYPE_CHECKING
 
 from marketfeed.stream import protocol
 from marketfeed.stream.codes import CloseCode, ErrorCode, ProtocolError
 from marketfeed.stream.link import Link, Took
-from marketfeed.stream.subscription import Options, is_glob
+from marketfeed.stream.subscription import Options, Rule, Selection, is_glob
 
 if TYPE_CHECKING:
     from marketfeed.stream.encoding import Encoding
@@ -20,6 +22,9 @@ log = logging.getLogger("marketfeed.session")
 
 #: So many messages besides ticks may wait for a link that is full; a client that asks on without reading is cut.
 _OUTBOX_MESSAGES = 64
+
+#: So many instruments are told in one message, some 40 bytes each, so that it stays below what clients accept.
+_INTRODUCED_AT_ONCE = 2_000
 
 _FASTEST_HEARTBEAT = 0.1
 
@@ -68,6 +73,10 @@ class Session:
         #: waits to be served by the hub
         self.servable = False
         self._outbox: list[protocol.Message] = []
+        # Where ticks name their instrument by its id: by id, whether it was told what that stands for, and those that
+        # it is still to be told. Neither grows beyond the directory.
+        self._introduced = bytearray()
+        self._to_introduce: deque[int] = deque()
         #: seconds between two heartbeats; 0 = none are wanted
         self.heartbeat = 0.0
         self._erred = False
@@ -131,6 +140,8 @@ class Session:
         keys, options = command.patterns(), command.options()
         if command.heartbeat and command.heartbeat < _FASTEST_HEARTBEAT:
             raise ProtocolError(ErrorCode.SYNTAX, f"heartbeat is 0 or at least {_FASTEST_HEARTBEAT} s")
+        if options.fields is not None and self.encoding.RECORDS:
+            raise ProtocolError(ErrorCode.SYNTAX, f"fields: {self.encoding.NAME} sends whole records, without a choice")
         if command.snapshot and command.since is not None:
             raise ProtocolError(ErrorCode.SYNTAX, "snapshot and since exclude each other")
         wanted = self.state.keys() | set(keys)
@@ -146,6 +157,10 @@ class Session:
         self._tell_state(started.seq, started.recovered)
         if started.gap is not None:
             self.tell(started.gap)
+        if self.encoding.RECORDS:
+            # The hub gives nobody a tick of these before it runs again.
+            wanted_now = Selection(self.feed, {Rule(kind, pattern, True) for kind, pattern in keys})
+            self.introduce(i for _, i in wanted_now.resolve(self.hub.directory))
 
     def _unsubscribe(self, command: protocol.Unsubscribe, now: float) -> None:
         gaps = self.hub.unsubscribe(self, command.patterns(), now)
@@ -160,6 +175,7 @@ class Session:
         """The connection has gone. May be called twice."""
         self._closed = True
         self._outbox.clear()
+        self._to_introduce.clear()
         self.hub.drop(self)
 
     # ---- to the client -------------------------------------------------------------------------------------------
@@ -174,6 +190,18 @@ class Session:
             self._finish(CloseCode.SLOW_CLIENT, "slow client")
         else:
             self._flush_outbox()
+
+    def introduce(self, ids: Iterable[int]) -> None:
+        """Tell what these instruments' ids stand for, each once, before any tick that is sent after this."""
+        if self._closed:
+            return
+        known = self._introduced
+        known.extend(bytes(len(self.hub.directory) - len(known)))
+        for i in ids:
+            if not known[i]:
+                known[i] = True
+                self._to_introduce.append(i)
+        self._flush_outbox()
 
     def writable(self) -> None:
         """The link takes frames again, after it had said that it does not."""
@@ -196,13 +224,22 @@ class Session:
             self.link.close(code, reason)
 
     def _flush_outbox(self) -> None:
-        # One a frame: a client's limit for a frame must hold for many answers too.
-        while self._outbox and self.can_take:
-            took = self.link.send(self._frame(self._outbox[:1]))
-            if took is not Took.NOTHING:
-                del self._outbox[0]
+        """Send all that waits. Ticks come behind it: while something waits, the link is full, and takes no tick."""
+        while self.can_take and (self._outbox or self._to_introduce):
+            # One a frame: a client's limit for a frame must hold for many answers too.
+            if self._outbox:
+                took = self._send(self._outbox[0])
+                if took is not Took.NOTHING:
+                    del self._outbox[0]
+            else:
+                ids = list(islice(self._to_introduce, _INTRODUCED_AT_ONCE))
+                took = self._send(protocol.instruments(self.hub.directory, ids, self.encoding.with_feed))
+                if took is not Took.NOTHING:
+                    for _ in ids:
+                        self._to_introduce.popleft()
             if took is not Took.MORE:
                 self.hub.stalled(self)
 
-    def _frame(self, messages: list[dict[str, Any]]) -> bytes:
-        return self.link.wrap(self.encoding.frame(self.encoding.messages(messages)), self.encoding.BINARY)
+    def _send(self, message: protocol.Message) -> Took:
+        encoding = self.encoding
+        return self.link.send(self.link.wrap(encoding.messages([message]), encoding.BINARY_MESSAGES, None))

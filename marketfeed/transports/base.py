@@ -1,22 +1,28 @@
-"""What every transport needs: a :class:`Gate` that lets clients in, and what it promises (:class:`Link`)."""
+"""What every transport needs: a :class:`Gate` that lets clients in, and what it promises (:class:`Connection`).
+
+A transport that has a socket to itself takes :class:`~marketfeed.transports.socketlink.SocketLink`; one whose frames go
+another way (an answer, a library) takes :class:`EachLink`. Either way it says how a frame is wrapped, and how its
+connection is kept alive and closed.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 from marketfeed.stream import protocol
 from marketfeed.stream.codes import CloseCode, ErrorCode
 from marketfeed.stream.hub import Hub
-from marketfeed.stream.link import Link
+from marketfeed.stream.lane import Subscriber
+from marketfeed.stream.link import Link, RawSend, Took
 from marketfeed.stream.session import Authenticate, Session
 
 log = logging.getLogger("marketfeed.gate")
 
-__all__ = ["Connection", "Gate", "Limits", "Link"]
+__all__ = ["Connection", "EachLink", "Gate", "Limits", "Link"]
 
 
 @dataclass(frozen=True)
@@ -44,6 +50,32 @@ class Connection(Link, Protocol):
 
     def check(self, now: float) -> None:
         """Called about once a second: keep alive, or end what is dead."""
+
+
+class EachLink:
+    """For a link that is not a bare socket: there remain ``wrap``, ``send``, ``close`` and ``check`` to write.
+
+    ``send`` must not call the gate before it has returned: the hub is in the midst of giving out frames.
+    """
+
+    @staticmethod
+    def deliver(frames: Iterable[tuple[bytes, Mapping[Subscriber, RawSend]]]) -> list[tuple[Subscriber, bool]]:
+        """See :meth:`Link.deliver`."""
+        full = []
+        for frame, subscribers in frames:
+            for subscriber in subscribers:
+                took = subscriber.session.link.send(frame)
+                if took is not Took.MORE:
+                    full.append((subscriber, took is Took.LAST))
+        return full
+
+    def raw_send(self, frame: bytes) -> int:
+        """Only for the contract's sake: :meth:`deliver` asks ``send``, which says more."""
+        return len(frame) if self.send(frame) is Took.MORE else -1
+
+    def send(self, frame: bytes) -> Took:
+        """See :meth:`Link.send`."""
+        raise NotImplementedError
 
 
 class Gate:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from marketfeed.model.instruments import InstrumentDirectory
 from marketfeed.model.tick import QUOTE, TRADE, Ticks
 from marketfeed.stream.encoding.fields import QUOTE_FIELDS, TRADE_FIELDS
+from marketfeed.stream.encoding.pieces import Pieces
 from marketfeed.stream.encoding.rfc3339 import SecondTexts
 
 #: A tick seen as ten f8: the columns of a quote, and of a trade.
@@ -41,10 +42,11 @@ class _Some:
 
 
 class JsonEncoding:
-    """Pieces are JSON objects; a frame is the array of them."""
+    """Ticks and messages are JSON objects; a frame is the array of them."""
 
     NAME = "json"
-    BINARY = False
+    BINARY_TICKS = BINARY_MESSAGES = False
+    RECORDS = False
 
     def __init__(self, directory: InstrumentDirectory, with_feed: bool, fields: frozenset[str] | None = None) -> None:
         self._directory = directory
@@ -61,7 +63,10 @@ class JsonEncoding:
         self._tails: list[str] = []
         self._seconds = SecondTexts()
 
-    def ticks(self, rows: Ticks, seqs: NDArray[np.uint64]) -> list[bytes]:
+    def ticks(self, rows: Ticks, seqs: NDArray[np.uint64]) -> Pieces:
+        return Pieces(self._objects(rows, seqs), _array)
+
+    def _objects(self, rows: Ticks, seqs: NDArray[np.uint64]) -> list[bytes]:
         if not len(rows):
             return []
         if self._some is None:
@@ -138,11 +143,12 @@ class JsonEncoding:
             feed = orjson.dumps(feeds[feed_of[i]]).decode()
             self._tails.append(f',"f":{feed}}}' if self.with_feed else "}")
 
-    def messages(self, messages: Sequence[dict[str, Any]]) -> list[bytes]:
-        return [orjson.dumps(message) for message in messages]
+    def messages(self, messages: Sequence[dict[str, Any]]) -> bytes:
+        return orjson.dumps(messages)
 
-    def frame(self, pieces: Sequence[bytes]) -> bytes:
-        return b"[%b]" % b",".join(pieces)
+
+def _array(objects: Sequence[bytes]) -> bytes:
+    return b"[%b]" % b",".join(objects)
 
 
 def _numbers(rows: Ticks, columns: slice | list[int]) -> list[str]:

@@ -2,47 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import orjson
 
 from marketfeed.model import QUOTE, TICK, TRADE, TickStore, empty_ticks
+from marketfeed.model.tick import Records
+from marketfeed.stream.encoding.binary import read_frame
+from marketfeed.stream.encoding.fields import QUOTE_FIELDS, TRADE_FIELDS
 from marketfeed.stream.hub import Hub
-from marketfeed.stream.lane import Subscriber
-from marketfeed.stream.link import RawSend, Took
+from marketfeed.stream.link import Took
 from marketfeed.stream.session import Session
+from marketfeed.transports.base import EachLink
 
 
-class ListLink:
+class ListLink(EachLink):
     """A link whose network is a list. ``room`` frames fit; then it is full until :meth:`drain`."""
 
     def __init__(self) -> None:
         self.frames: list[bytes] = []
         self._messages: list[dict[str, Any]] = []
         self._read = 0
+        #: by id, as a session with records was told
+        self.instruments: dict[int, dict[str, Any]] = {}
         self.room = 1 << 60
         self.full = False
         self.closed: tuple[int, str] | None = None
-        self.raw_send: RawSend = self._raw_send
 
     @staticmethod
-    def wrap(payload: bytes, binary: bool) -> bytes:
-        return (b"B" if binary else b"T") + payload
-
-    @staticmethod
-    def deliver(frames: Iterable[tuple[bytes, Mapping[Subscriber, RawSend]]]) -> list[tuple[Subscriber, bool]]:
-        full = []
-        for frame, subscribers in frames:
-            for subscriber in subscribers:
-                took = subscriber.session.link.send(frame)
-                if took is not Took.MORE:
-                    full.append((subscriber, took is Took.LAST))
-        return full
-
-    def _raw_send(self, frame: bytes) -> int:
-        return len(frame) if self.send(frame) is Took.MORE else -1
+    def wrap(payload: bytes, binary: bool, seq: int | None) -> bytes:
+        return b"%b%b %b" % (b"B" if binary else b"T", b"" if seq is None else b"%d" % seq, payload)
 
     def send(self, frame: bytes) -> Took:
         assert not self.full, "sent to a link that had said it is full"
@@ -70,9 +61,34 @@ class ListLink:
     def messages(self) -> list[dict[str, Any]]:
         """Everything that came, in order."""
         for frame in self.frames[self._read :]:
-            self._messages += orjson.loads(frame[1:])
+            payload = frame.partition(b" ")[2]
+            if frame[:1] == b"B":
+                self._messages += self._records(read_frame(payload))
+                continue
+            for message in orjson.loads(payload):
+                if message["T"] == "instruments":
+                    assert message["instruments"], "told nothing"
+                    for told in message["instruments"]:
+                        assert told["id"] not in self.instruments, "told twice"
+                        self.instruments[told["id"]] = told
+                else:
+                    self._messages.append(message)
         self._read = len(self.frames)
         return self._messages
+
+    def _records(self, records: Records) -> Iterator[dict[str, Any]]:
+        """As the JSON messages are; a KeyError = the instrument was not told before."""
+        for record in records:
+            told = self.instruments[int(record["instrument"])]
+            message = {"T": "qt"[record["kind"] - QUOTE], **{k: v for k, v in told.items() if k != "id"}}
+            columns = QUOTE_FIELDS if record["kind"] == QUOTE else TRADE_FIELDS
+            message |= {key: float(record[column]) for key, column in columns.items()}
+            yield {**message, "seq": int(record["seq"])}
+
+    def positions(self) -> list[int | None]:
+        """Of each frame, where it says that its subscriber is then."""
+        heads = [frame.partition(b" ")[0][1:] for frame in self.frames]
+        return [int(head) if head else None for head in heads]
 
     def ticks(self) -> list[dict[str, Any]]:
         return [message for message in self.messages() if message["T"] in "qt"]

@@ -518,3 +518,15 @@ def test_throttled_subscribers_go_in_step_however_fast_ticks_come(market):
     assert all(subscriber.in_step for session, _ in links for subscriber in session.subscribers)
     # Those in step share a frame.
     assert len({id(link.frames[-1]) for _, link in links}) == 1
+
+
+def test_who_is_at_the_edge_of_the_ring_is_given_ticks_however_fast_it_is_overwritten():
+    market = Market(ticks=256)
+    market.publish(*[("AAPL", QUOTE, n) for n in range(300)])
+    session, link = market.session()
+    market.command(session, action="subscribe", quotes=["*"], since={"seq": 0})
+    market.publish(*[("AAPL", QUOTE, n) for n in range(256)])
+    # Run once: before it runs again, all may have been overwritten again.
+    market.hub.run(market.now)
+    assert [(m["from"], m["to"]) for m in link.messages() if m["T"] == "gap"] == [(1, 300)]
+    assert seqs(link) == list(range(301, 557))

@@ -47,11 +47,11 @@ class Wish:
 class Client:
     """One client, and what the model says of it."""
 
-    def __init__(self, market: Market) -> None:
+    def __init__(self, market: Market, encoding: str) -> None:
         self.market = market
         self.session: Session
         self.link: ListLink
-        self.session, self.link = market.session()
+        self.session, self.link = market.session(encoding=encoding)
         self.state: dict[tuple[int, str], bool] = {}
         self.wishes: dict[tuple[int, str], Wish] = {}
         self.gaps: list[tuple[int, int]] = []
@@ -124,7 +124,7 @@ class Delivery(RuleBasedStateMachine):
         self.market = Market(ticks=RING, instruments=8)
         self.market.store.directory.add_feed("s")
         self.ticks: list[tuple[int, int, str]] = []
-        self.clients = [Client(self.market) for _ in range(3)]
+        self.clients = [Client(self.market, encoding) for encoding in ("json", "binary", "binary")]
 
     @rule(
         who=st.integers(0, 2),

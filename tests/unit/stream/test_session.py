@@ -346,7 +346,7 @@ def test_the_answers_are_in_the_encoding_of_the_session(market):
     session, link = market.session(encoding="msgpack")
     session.start("1")
     assert link.frames[0][:1] == b"B"
-    assert msgspec.msgpack.decode(link.frames[0][1:])[0]["msg"] == "connected"
+    assert msgspec.msgpack.decode(link.frames[0][2:])[0]["msg"] == "connected"
     text, link = market.session()
     text.start("1")
-    assert orjson.loads(link.frames[0].removeprefix(b"T"))[0]["msg"] == "connected"
+    assert orjson.loads(link.frames[0].removeprefix(b"T "))[0]["msg"] == "connected"
