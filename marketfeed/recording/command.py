@@ -45,12 +45,17 @@ class _Failed(Exception):
 @click.option(
     "--since", callback=place, metavar="PLACE", help="of URL: first what came after: a time, EPOCH:SEQ, 0 = all"
 )
+@click.option(
+    "--encoding", type=click.Choice(["binary", "json"]), default="binary", show_default=True,
+    help="of URL: json for a server that has no records",
+)  # fmt: skip
 @login
 def record(
     url: str | None,
     feeds: tuple[str, ...],
     path: Path,
     since: Position | str | None,
+    encoding: str,
     key: str,
     secret: str,
     token: str,
@@ -77,8 +82,8 @@ def record(
         folder = RecordingFolder(path, clock)
         with live or nullcontext():
             if url is not None:
-                credentials = {"key": key, "secret": secret, "token": token}
-                asyncio.run(_from_server(url, credentials, folder, since, live))
+                how = {"key": key, "secret": secret, "token": token, "encoding": encoding}
+                asyncio.run(_from_server(url, how, folder, since, live))
             else:
                 asyncio.run(_from_feeds([FeedSpec.parse(feed) for feed in feeds], folder, live))
     except (FolderBusy, FeedError, ClientError, ValueError, _Failed) as error:
@@ -104,7 +109,7 @@ def _picture() -> Live | None:
 
 
 async def _from_server(
-    url: str, credentials: dict[str, Any], folder: RecordingFolder, since: Position | str | None, live: Live | None
+    url: str, how: dict[str, Any], folder: RecordingFolder, since: Position | str | None, live: Live | None
 ) -> None:
     from marketfeed.client.aio import connect
     from marketfeed.model.clock import SystemClock
@@ -114,7 +119,7 @@ async def _from_server(
     showing = asyncio.create_task(_show(folder, live))
     name = urlsplit(url).path.rstrip("/").rpartition("/")[2]
     try:
-        async with connect(url, **credentials) as feed:
+        async with connect(url, **how) as feed:
             refused = await record_server(feed, folder, SystemClock(), name, since, stop)
     except OSError:
         folder.abandon()

@@ -1,25 +1,27 @@
 """From a server into a folder, through the client library: a cut is mended, and what cannot be is told as lost.
 
-The wire has no ``ts_recv``, ``venue_seq`` and ``flags``: ``ts_recv`` is when the message was taken in here, the others
-are 0. A size of 0, on the wire "none, or the venue tells none", is NaN.
+As records the server's ticks come as they are. As JSON, for a server that has nothing else, they lack ``ts_recv``,
+``venue_seq`` and ``flags``: ``ts_recv`` is when they were taken in here, the others are 0, and a size of 0, on that
+wire "none, or the venue tells none", is NaN.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from marketfeed.client.aio import Feed
-from marketfeed.client.messages import Gap, Message, Position, Quote, Trade
+from marketfeed.client.batch import Batch
+from marketfeed.client.instruments import InstrumentTable
+from marketfeed.client.messages import Position
 from marketfeed.client.session import Since
 from marketfeed.model.clock import Clock
 from marketfeed.model.instruments import DirectoryFull, InstrumentDirectory
-from marketfeed.model.tick import QUOTE, TICK, TRADE, Ticks
-from marketfeed.recording.folder import RecordingFolder
+from marketfeed.model.tick import TICK, Ticks
+from marketfeed.recording.folder import PIECE_ROWS, RecordingFolder
 from marketfeed.recording.hour import LostTicks
 
 log = logging.getLogger("marketfeed.recording")
@@ -27,55 +29,71 @@ log = logging.getLogger("marketfeed.recording")
 _INSTRUMENTS = 1 << 20
 #: Seconds between two heartbeats: so soon a dead connection is noticed, two and a half times over.
 _HEARTBEAT_S = 4.0
-#: The folder is looked after so often while nothing comes.
-_QUIET_S = 0.5
-_NAN = float("nan")
+#: The folder is looked after at least so often, whether something comes or not.
+_TURN_S = 0.5
+_SIZES = ("bid_size", "ask_size", "size")
+#: In the table from a server's ids to ours.
+_UNKNOWN, _REFUSED = -1, -2
 
 
 class Translator:
-    """Messages to ticks.
+    """A server's records to ticks of a directory that outlives the server's lives.
 
     Args:
-        feed: of messages that name none.
+        feed: of instruments that name none.
     """
 
     def __init__(self, feed: str) -> None:
         self.directory = InstrumentDirectory.on_heap(_INSTRUMENTS)
-        #: how many messages had a symbol or feed that cannot be
+        #: how many ticks had a symbol or feed that cannot be
         self.refused = 0
         self._feed = feed
-        self._ids: dict[tuple[str, str], tuple[int, int] | None] = {}
+        self._table: InstrumentTable | None = None
+        self._ids = np.empty(0, np.int64)
+        self._feed_of = np.empty(0, np.uint16)
 
-    def ticks(self, messages: Iterable[Quote | Trade], now_ns: int) -> tuple[Ticks, NDArray[np.uint64]]:
-        """Ticks, shape (n,), taken in at this time, and their sequence numbers, shape (n,)."""
-        rows, seqs = [], []
-        ids = self._ids
-        for message in messages:
-            name = (message.feed, message.symbol)
-            place = ids[name] if name in ids else self._new(name)
-            if place is None:
-                self.refused += 1
-                continue
-            seqs.append(message.seq)
-            if isinstance(message, Quote):
-                bid, ask = message.bid, message.ask
-                sizes = (message.bid_size or _NAN, message.ask_size or _NAN)
-                rows.append((message.t, now_ns, 0, *place, QUOTE, 0, bid, sizes[0], ask, sizes[1], _NAN, _NAN))
-            else:
-                traded = (message.price, message.size or _NAN)
-                rows.append((message.t, now_ns, 0, *place, TRADE, 0, _NAN, _NAN, _NAN, _NAN, *traded))
-        return np.array(rows, TICK), np.array(seqs, np.uint64)
+    def ticks(self, batch: Batch, now_ns: int) -> tuple[Ticks, NDArray[np.uint64]]:
+        """Ticks, shape (n,), with their sequence numbers, shape (n,).
 
-    def _new(self, name: tuple[str, str]) -> tuple[int, int] | None:
-        if len(self._ids) >= 2 * _INSTRUMENTS:
-            return None
-        self._ids[name] = None
-        try:
-            feed = self.directory.add_feed(name[0] or self._feed)
-            self._ids[name] = (self.directory.add(feed, name[1]), feed)
-        except (ValueError, DirectoryFull) as error:
-            log.error("cannot be recorded: %s", error)
-        return self._ids[name]
+        Args:
+            now_ns: when they were taken in, where the server does not say.
+        """
+        records = batch.ticks
+        if batch.instruments is not self._table:
+            self._table, self._ids = batch.instruments, np.empty(0, np.int64)
+        theirs = records["instrument"]
+        self._learn(theirs)
+        ours = self._ids[theirs]
+        known = ours >= 0
+        if not known.all():
+            self.refused += int(np.count_nonzero(~known))
+            records, ours = records[known], ours[known]
+        ticks = np.empty(len(records), TICK)
+        for name in TICK.names or ():
+            ticks[name] = records[name]
+        ticks["instrument"] = ours
+        ticks["feed"] = self._feed_of[ours]
+        here = ticks["ts_recv"] == 0
+        if here.any():
+            ticks["ts_recv"][here] = now_ns
+            for name in _SIZES:
+                ticks[name][here & (ticks[name] == 0)] = np.nan
+        return ticks, records["seq"].astype(np.uint64)
+
+    def _learn(self, theirs: NDArray[np.uint32]) -> None:
+        most = int(theirs.max()) + 1 if len(theirs) else 0
+        if most > len(self._ids):
+            self._ids = np.concatenate((self._ids, np.full(most - len(self._ids), _UNKNOWN)))
+        assert self._table is not None
+        for number in np.unique(theirs[self._ids[theirs] == _UNKNOWN]).tolist():
+            symbol, feed = self._table[number]
+            try:
+                self._ids[number] = self.directory.add(self.directory.add_feed(feed or self._feed), symbol)
+            except (ValueError, DirectoryFull) as error:
+                self._ids[number] = _REFUSED
+                log.error("cannot be recorded: %s", error)
+        if len(self.directory) > len(self._feed_of):
+            self._feed_of = np.array(self.directory.feed_of(), np.uint16)
 
 
 async def record_server(
@@ -85,7 +103,7 @@ async def record_server(
 
     Args:
         folder: not closed in the end.
-        name: of the feed whose messages name none.
+        name: of the feed of instruments that name none.
         since: where to begin; None = where this folder's recording ends, or now where it has none.
 
     Raises:
@@ -97,46 +115,30 @@ async def record_server(
     if last is not None:
         since = Position(last[1], last[0])
     translator = Translator(name)
-    stopping = asyncio.create_task(stop.wait())
-    try:
-        folder.begin(feed.epoch or 0, translator.directory)
-        await feed.subscribe(["*"], ["*"], since=since, heartbeat=_HEARTBEAT_S)
-        while not stop.is_set():
-            taking = asyncio.create_task(feed.take())
-            await asyncio.wait({taking, stopping}, timeout=_QUIET_S, return_when=asyncio.FIRST_COMPLETED)
-            if not taking.done():
-                taking.cancel()
-                await asyncio.wait({taking})
-            messages = [] if taking.cancelled() else taking.result()
-            # Awaited, so that a disk which is slower than the stream slows the reading, and that the server's sending.
-            await asyncio.to_thread(_write, messages, translator, folder, feed.epoch or 0, clock.now_ns())
-    finally:
-        stopping.cancel()
+    epoch = feed.epoch or 0
+    folder.begin(epoch, translator.directory)
+    await feed.subscribe(["*"], ["*"], since=since, heartbeat=_HEARTBEAT_S)
+
+    def write(batch: Batch) -> None:
+        nonlocal epoch
+        for gap in batch.gaps:
+            of = epoch if gap.epoch is None else gap.epoch
+            folder.lost(LostTicks(of, gap.first, gap.last, gap.reason))
+        now = batch.instruments.epoch or feed.epoch or 0
+        if now != epoch:
+            # Another life of the server, whose numbers begin anew: another file.
+            epoch = now
+            folder.begin(epoch, translator.directory)
+        folder.write(*translator.ticks(batch, clock.now_ns()))
+
+    while not stop.is_set():
+        # Awaited, so that a disk which is slower than the stream slows the reading, and that the server's sending.
+        async for batch in feed.batches(timeout=_TURN_S, batch_rows=PIECE_ROWS):
+            await asyncio.to_thread(write, batch)
+        await asyncio.to_thread(folder.turn)
     return translator.refused
 
 
 def _exhaust(folder: RecordingFolder) -> None:
     for _ in folder.salvage():
         pass
-
-
-def _write(messages: list[Message], translator: Translator, folder: RecordingFolder, epoch: int, now_ns: int) -> None:
-    run: list[Quote | Trade] = []
-
-    def write_run() -> None:
-        if run:
-            folder.write(*translator.ticks(run, now_ns))
-            run.clear()
-
-    for message in messages:
-        if isinstance(message, Quote | Trade):
-            run.append(message)
-        elif isinstance(message, Gap):
-            write_run()
-            old = message.epoch
-            folder.lost(LostTicks(epoch if old is None else old, message.first, message.last, message.reason))
-            if old is not None:
-                # Another life of the server, whose numbers begin anew: another file.
-                folder.begin(epoch, translator.directory)
-    write_run()
-    folder.turn()

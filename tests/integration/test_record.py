@@ -241,10 +241,13 @@ def test_a_command_whose_disk_is_full_fails(tmp_path: Path) -> None:
 # From a server
 
 
-def test_a_server_is_recorded_and_a_recording_goes_on_where_it_ended(market: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("encoding", ["binary", "json"])
+def test_a_server_is_recorded_and_a_recording_goes_on_where_it_ended(
+    market: Path, tmp_path: Path, encoding: str
+) -> None:
     with server("--feed", f"csv=replay:{market}?speed=2") as address:
         for rows in (2_000, 6_000):
-            with process(*RECORD, stream_of(address), "-o", str(tmp_path)) as recording:
+            with process(*RECORD, stream_of(address), "-o", str(tmp_path), "--encoding", encoding) as recording:
                 until(lambda rows=rows: safe(tmp_path) > rows)
                 recording.send_signal(signal.SIGINT)
                 assert recording.wait(BOUND) == 0
