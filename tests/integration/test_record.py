@@ -265,6 +265,19 @@ def test_a_server_is_recorded_and_a_recording_goes_on_where_it_ended(
     assert quotes["bid_size"].isna().all()
 
 
+def test_what_a_client_records_is_what_the_server_records(market: Path, tmp_path: Path) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    with serving("--feed", f"csv=replay:{market}?speed=max", "--record", str(there)) as (running, address):
+        until(lambda: status(address)["recording"]["rows"] == TICKS)
+        with process(*RECORD, stream_of(address), "--since", "0", "-o", str(here)) as recording:
+            until(lambda: safe(here) == TICKS)
+            recording.send_signal(signal.SIGINT)
+            assert recording.wait(BOUND) == 0
+        running.terminate()
+        assert running.wait(BOUND) == 0
+    pd.testing.assert_frame_equal(frame_of(here), frame_of(there), check_categorical=False)
+
+
 def test_a_cut_is_mended_without_a_gap(market: Path, tmp_path: Path) -> None:
     async def main(port: int) -> None:
         async with Proxy(port) as proxy:
