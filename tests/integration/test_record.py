@@ -245,8 +245,9 @@ def test_a_command_whose_disk_is_full_fails(tmp_path: Path) -> None:
 def test_a_server_is_recorded_and_a_recording_goes_on_where_it_ended(
     market: Path, tmp_path: Path, encoding: str
 ) -> None:
-    with server("--feed", f"csv=replay:{market}?speed=2") as address:
-        for rows in (2_000, 6_000):
+    with server("--feed", f"csv=replay:{market}?loop=true") as address:
+        for _ in range(2):
+            rows = safe(tmp_path) + 2_000
             with process(*RECORD, stream_of(address), "-o", str(tmp_path), "--encoding", encoding) as recording:
                 until(lambda rows=rows: safe(tmp_path) > rows)
                 recording.send_signal(signal.SIGINT)
@@ -258,7 +259,6 @@ def test_a_server_is_recorded_and_a_recording_goes_on_where_it_ended(
     assert found == list(range(found[0], found[0] + len(found)))
     frame = frame_of(tmp_path)
     assert set(frame["feed"]) == {"csv"}
-    assert frame["ts_event"].is_monotonic_increasing
     quotes = frame[frame["kind"] == 1]
     numbers = (quotes["ts_event"].astype("int64") // 10**6 - 1_700_000_000_000).to_numpy()
     assert np.array_equal(quotes["bid"].to_numpy(), numbers + 0.25)
