@@ -10,17 +10,20 @@
 A sequence number is a tick's absolute position in the ring: the first tick is 1, 0 means "before any".
 """
 
+from marketfeed.model.bars import resample
 from marketfeed.model.clock import Clock, ManualClock, SystemClock
 from marketfeed.model.instruments import DirectoryFull, InstrumentDirectory
 from marketfeed.model.latest import LatestTable
 from marketfeed.model.ring import Lost, Ring, Span
 from marketfeed.model.store import StoreError, TickStore
-from marketfeed.model.tick import QUOTE, TICK, TRADE, empty_ticks
+from marketfeed.model.tick import BAR, QUOTE, TICK, TRADE, UPDATED_BAR, empty_ticks
 
 __all__ = [
+    "BAR",
     "QUOTE",
     "TICK",
     "TRADE",
+    "UPDATED_BAR",
     "Clock",
     "DirectoryFull",
     "InstrumentDirectory",
@@ -33,4 +36,5 @@ __all__ = [
     "SystemClock",
     "TickStore",
     "empty_ticks",
+    "resample",
 ]

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 #: venue_seq  u8   the venue's own number, 0 = none
 #: instrument u4   id in the :class:`InstrumentDirectory`
 #: feed       u2   id of the feed in the :class:`InstrumentDirectory`
-#: kind       u1   :data:`QUOTE` or :data:`TRADE`
+#: kind       u1   :data:`QUOTE` or :data:`TRADE`; :data:`BAR` and :data:`UPDATED_BAR` are
+#:                 other records of the same size: see :mod:`marketfeed.model.bars`
 #: flags      u1   reserved, 0
 #: bid, ask   f8   price; NaN = no such side
 #: *_size     f8   NaN = the venue tells none
@@ -44,6 +45,12 @@ assert TICK.itemsize == 80
 QUOTE = 1
 #: ``kind``: something traded.
 TRADE = 2
+#: ``kind``: a bar has ended; made by the service itself, no feed gives one.
+BAR = 3
+#: ``kind``: a bar that was told before is now this, because a late trade belongs to it.
+UPDATED_BAR = 4
+#: Every kind. They follow one another: ``kind - KINDS[0]`` is the row of a kind in tables that have one for each.
+KINDS = (QUOTE, TRADE, BAR, UPDATED_BAR)
 
 #: Same bytes as a TICK, opaque: numpy copies these several times faster than a record field by field.
 RAW = np.dtype(f"V{TICK.itemsize}")
