@@ -9,8 +9,8 @@ TICK whose kind is ``BAR`` (told for the first time) or ``UPDATED_BAR`` (told ag
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from typing import NamedTuple
+from collections.abc import Collection, Iterable
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,10 +64,16 @@ SHORTEST_SECONDS, LONGEST_SECONDS = 1, 3600
 #: The length that is always made, and that is meant where none is named.
 DEFAULT_SECONDS = 60
 
+_TWO_BYTES = (1 << 16) - 1
 _MOST = np.finfo(np.float64).max
 
 #: An array of BAR_RECORD, shape (n,).
 Bars = Ticks
+
+
+def empty_bars(n: int) -> Bars:
+    """An array of shape (n,) of zeros."""
+    return np.zeros(n, BAR_RECORD)
 
 
 class Prices(NamedTuple):
@@ -81,6 +87,10 @@ class Prices(NamedTuple):
     #: 0 where it is not known
     size: NDArray[np.float64]
     from_quotes: NDArray[np.bool_]
+
+    def at(self, places: Any) -> Prices:
+        """Some of them, as numpy's index says."""
+        return Prices._make(column[places] for column in self)
 
 
 class Sums(NamedTuple):
@@ -102,6 +112,16 @@ class Sums(NamedTuple):
     opened: NDArray[np.int64]
     closed: NDArray[np.int64]
     from_quotes: NDArray[np.bool_]
+
+    def at(self, places: Any) -> Sums:
+        """Some of them, as numpy's index says."""
+        return Sums._make(column[places] for column in self)
+
+    def put(self, places: Any, others: Sums) -> None:
+        """Write others into these places, as numpy's index says."""
+        columns: Iterable[tuple[Any, Any]] = zip(self, others, strict=True)
+        for column, values in columns:
+            column[places] = values
 
 
 def prices_of(ticks: Ticks, quoted: Collection[int]) -> Prices:
@@ -138,9 +158,14 @@ def summed(prices: Prices, seconds: int) -> Sums:
     number = time // (seconds * SECOND_NS)
     n = len(time)
     rising = n < 2 or bool((time[1:] >= time[:-1]).all())
-    # Stable sorts keep the order of arrival.
-    keys = (prices.instrument, number) if rising else (time, prices.instrument, number)
-    order = np.lexsort(keys)
+    # Sorts that are stable keep the order of arrival. Of two bytes they take a fifth of the time.
+    instrument: NDArray[np.unsignedinteger] = prices.instrument
+    if n and int(instrument.max()) <= _TWO_BYTES:
+        instrument = instrument.astype(np.uint16)
+    if rising and n and number[0] == number[-1]:
+        order = np.argsort(instrument, kind="stable")
+    else:
+        order = np.lexsort((instrument, number) if rising else (time, instrument, number))
     number, instrument, time = number[order], prices.instrument[order], time[order]
     price, size = prices.price[order], prices.size[order]
     begins = np.empty(n, np.bool_)
@@ -169,7 +194,7 @@ def summed(prices: Prices, seconds: int) -> Sums:
 
 def bars_of(sums: Sums, seconds: int) -> Bars:
     """As records, shape (n,), BAR_RECORD, in the same order."""
-    bars = np.zeros(len(sums.number), BAR_RECORD)
+    bars = empty_bars(len(sums.number))
     bars["ts_event"] = sums.number * (seconds * SECOND_NS)
     bars["count"], bars["seconds"] = sums.n, seconds
     bars["instrument"], bars["feed"], bars["kind"] = sums.instrument, sums.feed, BAR
