@@ -76,6 +76,7 @@ class _Chosen:
 
     def __init__(self, context: FeedContext, patterns: tuple[str, ...]) -> None:
         self.refuse = context.refuse
+        self.rewound = context.rewound
         self._context = context
         self._patterns = patterns
 
@@ -131,6 +132,8 @@ class ReplayFeed:
     def open(self, context: FeedContext, now_ns: int) -> None:
         """Begin, at this time."""
         self.close()
+        if self._count:
+            context.rewound()
         if self._starts is None:
             self._starts = [start_of(source, now_ns) for source in self._sources]
         self._context = _Chosen(context, self._symbols)
@@ -197,6 +200,7 @@ class ReplayFeed:
         gap = (self._last_due - self._start) // max(1, self._count - 1) or round(min(_FAR_NS, _SECOND_NS / self._speed))
         assert self._starts is not None
         assert self._context is not None
+        self._context.rewound()
         self._merge = Merge(self._sources, self._starts, self._context)
         self._rewind(self._last_due + gap)
         return True

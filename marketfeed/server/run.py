@@ -15,12 +15,14 @@ from typing import Any
 
 from tornado.netutil import bind_sockets
 
+from marketfeed.bars import BarStage
 from marketfeed.feed import FeedError
 from marketfeed.ingest import FeedRunner
 from marketfeed.model.clock import SystemClock
 from marketfeed.model.store import TickStore
 from marketfeed.server.app import make_app
 from marketfeed.server.auth import authenticator
+from marketfeed.server.bar_driver import BarDriver
 from marketfeed.server.config import Config, ConfigError
 from marketfeed.server.driver import Driver
 from marketfeed.server.limited import LimitedServer
@@ -70,12 +72,14 @@ async def _serve(config: Config, on_ready: Callable[[str], None]) -> None:
         raise ConfigError(f"not enough memory for ring_ticks = {config['ring_ticks']:,}") from None
     hub = Hub(store, config["coalesce_ms"] / 1000)
     driver = Driver(hub, loop)
-    runners = []
-    for spec in config.feeds:
-        try:
-            runners.append(FeedRunner(spec.name, spec.build(), store, SystemClock(), driver.published))
-        except FeedError as error:
-            raise FeedError(f"feed {spec.name}: {error}") from None
+    stage = BarStage(store, SystemClock(), hub.bar_lengths)
+    bars = BarDriver(stage, store.ring.capacity, loop, driver.published)
+
+    def published() -> None:
+        driver.published()
+        bars.published()
+
+    runners = _runners(config, store, published, bars.ended)
     try:
         keys = authenticator(config["key"])
     except ValueError as error:
@@ -88,7 +92,7 @@ async def _serve(config: Config, on_ready: Callable[[str], None]) -> None:
         write_seconds=config["write_timeout"],
     )
     gate = Gate(hub, driver.wake, driver.clock, version("marketfeed"), limits, keys)
-    app = make_app(gate, lambda: _status(store, hub, gate, runners), config["origin"])
+    app = make_app(gate, lambda: _status(store, hub, stage, gate, runners), config["origin"])
     tls = _tls(config)
     server = LimitedServer(
         _descriptors() - _SPARE_DESCRIPTORS,
@@ -113,7 +117,7 @@ async def _serve(config: Config, on_ready: Callable[[str], None]) -> None:
     gc.set_threshold(*_GC_THRESHOLD)
     async with asyncio.TaskGroup() as tasks:
         running = [tasks.create_task(runner.run()) for runner in runners]
-        running.append(tasks.create_task(_check(gate)))
+        running.append(tasks.create_task(_check(gate, bars)))
         host, port = sockets[0].getsockname()[:2]
         on_ready(f"{'https' if tls else 'http'}://{f'[{host}]' if ':' in host else host}:{port}")
         try:
@@ -127,14 +131,28 @@ async def _serve(config: Config, on_ready: Callable[[str], None]) -> None:
             server.stop()
             gate.close()
             await _drained(gate)
+            bars.close()
             driver.close()
             await server.close_all_connections()
 
 
-async def _check(gate: Gate) -> None:
+def _runners(
+    config: Config, store: TickStore, on_publish: Callable[[], None], on_end: Callable[[int], None]
+) -> list[FeedRunner]:
+    runners = []
+    for spec in config.feeds:
+        try:
+            runners.append(FeedRunner(spec.name, spec.build(), store, SystemClock(), on_publish, on_end=on_end))
+        except FeedError as error:
+            raise FeedError(f"feed {spec.name}: {error}") from None
+    return runners
+
+
+async def _check(gate: Gate, bars: BarDriver) -> None:
     while True:
         await asyncio.sleep(_CHECK_SECONDS)
         gate.check()
+        bars.run()
 
 
 async def _drained(gate: Gate) -> None:
@@ -173,7 +191,7 @@ def _tls(config: Config) -> ssl.SSLContext | None:
     return context
 
 
-def _status(store: TickStore, hub: Hub, gate: Gate, runners: Sequence[FeedRunner]) -> dict[str, Any]:
+def _status(store: TickStore, hub: Hub, stage: BarStage, gate: Gate, runners: Sequence[FeedRunner]) -> dict[str, Any]:
     """Counters since the start; every loss is in here."""
     return {
         "epoch": store.epoch,
@@ -182,5 +200,6 @@ def _status(store: TickStore, hub: Hub, gate: Gate, runners: Sequence[FeedRunner
         "instruments": len(store.directory),
         "connections": len(gate),
         "delivered": vars(hub.stats),
+        "bars": vars(stage.stats),
         "feeds": {runner.name: {**vars(runner.stats), "refused": dict(runner.stats.refused)} for runner in runners},
     }

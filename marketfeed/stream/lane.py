@@ -12,11 +12,10 @@ from numpy.typing import NDArray
 from marketfeed.model.latest import Changed
 from marketfeed.model.ring import Lost
 from marketfeed.model.store import TickStore
-from marketfeed.model.tick import QUOTE, Ticks, empty_ticks
+from marketfeed.model.tick import QUOTE, TICK_KINDS, Ticks, empty_ticks
 from marketfeed.stream.encoding import Encoding
 from marketfeed.stream.link import Link, RawSend
-from marketfeed.stream.subscription import CHANNELS, Options, Selection
-from marketfeed.stream.where import Where
+from marketfeed.stream.subscription import CHANNELS, Condition, Options, Selection
 
 if TYPE_CHECKING:
     from marketfeed.stream.session import Session
@@ -49,7 +48,7 @@ class Subscriber:
         self.until: int | None = None
         #: cells below this one have had their turn in that pass
         self.next_cell = 0
-        #: in that pass these have been given already, shape (2, capacity)
+        #: in that pass these have been given already, shape (kinds, capacity)
         self.given: NDArray[np.bool_] | None = None
         #: the newest that it has been given by itself
         self.top = 0
@@ -75,7 +74,7 @@ class Group:
     """All subscribers of a lane that get the same frames."""
 
     def __init__(
-        self, lane: Lane, selection: Selection, where: Where | None, encoding: Encoding, link_type: type[Link]
+        self, lane: Lane, selection: Selection, where: Condition | None, encoding: Encoding, link_type: type[Link]
     ) -> None:
         self.lane = lane
         self.selection = selection
@@ -93,7 +92,7 @@ class Group:
         self.cells: list[int] = []
 
     def mask(self, store: TickStore) -> NDArray[np.bool_]:
-        """Which (kind, instrument) it takes, shape (2, capacity)."""
+        """Which (kind, instrument) it takes, shape (kinds, capacity)."""
         capacity = store.directory.capacity
         mask = np.zeros((len(CHANNELS), capacity), np.bool_)
         mask.reshape(-1)[self.cells] = True
@@ -177,7 +176,8 @@ class Lane:
         self.begun = now
         if not self.every:
             # All at once: asked for again from frame to frame, a symbol that never rests would never have its turn.
-            self._rest = self._store.latest.since(self.cursor, len(self._store.directory))
+            # Bars are not throttled, so nobody here wants one.
+            self._rest = self._store.latest.since(self.cursor, len(self._store.directory), kinds=len(TICK_KINDS))
 
     def read(self) -> Changes:
         """What comes after the cursor, at most :data:`FRAME_TICKS`."""
@@ -299,7 +299,7 @@ class Lane:
 
 def _keep_where(ticks: Ticks, pairs: dict[Group, list[int]]) -> None:
     """Take out the pairs whose group has a condition that does not hold; each condition is asked once."""
-    held: dict[Where, list[bool]] = {}
+    held: dict[Condition, list[bool]] = {}
     for group in [group for group in pairs if group.where is not None]:
         where = group.where
         assert where is not None

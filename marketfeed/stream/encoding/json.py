@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from marketfeed.model.instruments import InstrumentDirectory
 from marketfeed.model.tick import QUOTE, TRADE, Ticks
+from marketfeed.stream.encoding.bars import bar_messages
 from marketfeed.stream.encoding.fields import QUOTE_FIELDS, TRADE_FIELDS
 from marketfeed.stream.encoding.rfc3339 import SecondTexts
 
@@ -49,6 +50,7 @@ class JsonEncoding:
     def __init__(self, directory: InstrumentDirectory, with_feed: bool, fields: frozenset[str] | None = None) -> None:
         self._directory = directory
         self.with_feed = with_feed
+        self._fields = fields
         self._some: dict[int, _Some] | None = None
         if fields is not None:
             self._some = {
@@ -70,11 +72,15 @@ class JsonEncoding:
         quotes = kinds == QUOTE
         if quotes.all():
             return self._quotes(rows, seqs)
-        if not quotes.any():
+        trades = kinds == TRADE
+        if trades.all():
             return self._trades(rows, seqs)
         pieces: list[bytes] = [b""] * len(rows)
-        for kind, encode in ((QUOTE, self._quotes), (TRADE, self._trades)):
-            of_kind = np.nonzero(kinds == kind)[0]
+        parts = ((quotes, self._quotes), (trades, self._trades), (~(quotes | trades), self._bars))
+        for mine, encode in parts:
+            of_kind = np.nonzero(mine)[0]
+            if not len(of_kind):
+                continue
             for i, piece in zip(of_kind.tolist(), encode(rows[of_kind], seqs[of_kind]), strict=True):
                 pieces[i] = piece
         return pieces
@@ -111,6 +117,13 @@ class JsonEncoding:
                 ids, numbers[0::2], numbers[1::2], *self._seconds.split(rows["ts_event"]), seqs.tolist(), strict=True
             )
         ]
+
+    def _bars(self, rows: Ticks, seqs: NDArray[np.uint64]) -> list[bytes]:
+        messages = bar_messages(rows, seqs, self._directory, self.with_feed, self._fields)
+        for message, second, ns in zip(messages, *self._seconds.split(rows["ts_event"]), strict=True):
+            if "t" in message:
+                message["t"] = f"{second}{ns:09d}Z"
+        return self.messages(messages)
 
     def _with_some(self, how: _Some, rows: Ticks, seqs: NDArray[np.uint64]) -> list[bytes]:
         """Keeps nothing by instrument: there may be many encodings with different fields."""

@@ -144,15 +144,15 @@ def damaged(path: Path, offset: int, content: bytes) -> Path:
     ("offset", "content", "message"),
     [
         (0, b"X", "is not a tick store"),
-        (8, b"\2\0\0\0", "has layout 2 with ticks of 80 bytes; this version reads layout 1 with 80"),
-        (12, b"\x60\0\0\0", "has layout 1 with ticks of 96 bytes"),
+        (8, b"\1\0\0\0", "has layout 1 with ticks of 80 bytes; this version reads layout 2 with 80"),
+        (12, b"\x60\0\0\0", "has layout 2 with ticks of 96 bytes"),
         (24, b"\x07\0\0\0", "is damaged: 7 ticks, 4 instruments, 64 feeds"),
         (24, b"\0", "is damaged: 0 ticks"),
         (32, b"\0", "is damaged: 8 ticks, 0 instruments"),
         (24, b"\0\0\0\0\0\0\0\x80", "is cut short"),
     ],
 )
-def test_attaching_to_a_damaged_or_newer_store_says_what_is_wrong(
+def test_attaching_to_a_damaged_or_other_store_says_what_is_wrong(
     tmp_path: Path, offset: int, content: bytes, message: str
 ) -> None:
     with pytest.raises(StoreError, match=message):
