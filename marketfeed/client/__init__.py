@@ -1,4 +1,4 @@
-"""The client library: a typed, reconnecting stream of quotes and trades.
+"""The client library: a typed, reconnecting stream of quotes, trades and bars.
 
 ::
 
@@ -11,13 +11,25 @@
 from marketfeed.client.aio import Feed, connect
 from marketfeed.client.backoff import Backoff
 from marketfeed.client.errors import BadMessage, ClientError, CommandError, ConnectionFailed, ConnectionRefused
-from marketfeed.client.messages import Gap, Heartbeat, Message, Position, Quote, Rule, Subscription, Trade
+from marketfeed.client.messages import (
+    Bar,
+    Gap,
+    Heartbeat,
+    Message,
+    Position,
+    Quote,
+    Rule,
+    Subscription,
+    Trade,
+    UpdatedBar,
+)
 from marketfeed.client.state import State, StateChange
 from marketfeed.client.sync import SyncFeed, connect_sync
 
 __all__ = [
     "Backoff",
     "BadMessage",
+    "Bar",
     "ClientError",
     "CommandError",
     "ConnectionFailed",
@@ -34,6 +46,7 @@ __all__ = [
     "Subscription",
     "SyncFeed",
     "Trade",
+    "UpdatedBar",
     "connect",
     "connect_sync",
 ]

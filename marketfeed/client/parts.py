@@ -9,10 +9,14 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
-from marketfeed.client.messages import Gap, Heartbeat, Position, Quote, Rule, Trade
+from marketfeed.client.messages import Bar, Gap, Heartbeat, Numbered, Position, Quote, Rule, Trade, UpdatedBar
 
-#: ("quotes" or "trades", symbol or glob)
+#: (channel, symbol or glob)
 Name = tuple[str, str]
+
+#: The channel on which each type of message comes.
+CHANNELS: dict[type, str] = {Quote: "quotes", Trade: "trades", Bar: "bars", UpdatedBar: "updatedBars"}
+BAR_CHANNELS = ("bars", "updatedBars")
 
 #: How many instruments' parts are remembered before they are looked up anew.
 _OWNERS_KEPT = 65_536
@@ -28,17 +32,24 @@ class Options:
     where: str | None = None
     #: only these keys, sorted; None = all
     fields: tuple[str, ...] | None = None
+    #: length of bars; None = of no bars, or as the server has it by default
+    bar_seconds: int | None = None
 
     def as_wire(self) -> dict[str, Any]:
         """As the keys of a `subscribe` command."""
-        given = {"max_hz": self.max_hz, "where": self.where, "fields": self.fields}
+        given = {
+            "max_hz": self.max_hz,
+            "where": self.where,
+            "fields": self.fields,
+            "bar_seconds": self.bar_seconds,
+        }
         return {key: value for key, value in given.items() if value is not None}
 
     def told(self, names: Iterable[Name], rules: Iterable[Rule]) -> Options:
         """The same as the server writes them in its answer for these symbols: equal ones are equal only then."""
         channel, pattern = next(iter(names))
         for rule in rules:
-            if pattern in (rule.quotes if channel == "quotes" else rule.trades):
+            if pattern in rule.names()[channel]:
                 return replace(self, where=rule.where, fields=None if rule.fields is None else tuple(rule.fields))
         return self
 
@@ -97,7 +108,7 @@ class Parts:
         self._parts = [part for part in self._parts if part.names]
         self._changed()
 
-    def owner(self, tick: Quote | Trade) -> Part | None:
+    def owner(self, tick: Numbered) -> Part | None:
         """The part that this tick was sent for."""
         key = (type(tick), tick.feed, tick.symbol)
         try:
@@ -108,9 +119,9 @@ class Parts:
             found = self._owners[key] = self._most_specific(tick)
             return found
 
-    def _most_specific(self, tick: Quote | Trade) -> Part | None:
+    def _most_specific(self, tick: Numbered) -> Part | None:
         """As the server decides between rules: a plain symbol before a glob, the more letters of its own the better."""
-        channel = "quotes" if isinstance(tick, Quote) else "trades"
+        channel = CHANNELS[type(tick)]
         feed = tick.feed or self._feed
         full = f"{feed}:{tick.symbol}"
         for name in (full, tick.symbol):

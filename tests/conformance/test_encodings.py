@@ -272,6 +272,7 @@ BARS = st.tuples(
     st.sampled_from([0, FROM_QUOTES]),
 )
 BarMade = tuple[int, int, int, int, list[float], int, int, int]
+SOME_FIELDS = st.none() | st.frozensets(st.sampled_from(FIELDS))
 BAR_KEYS = ("o", "h", "l", "c", "vw", "v")
 
 
