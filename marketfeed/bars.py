@@ -48,7 +48,7 @@ class BarStats:
     bars: int = 0
     #: how often a bar was told again
     updates: int = 0
-    #: prices that belong to a bar that is not remembered any more; of the default length
+    #: prices that belong to a bar that is not remembered any more; of the longest bars that are made
     late: int = 0
     #: ticks whose time was too far ahead
     ahead: int = 0
@@ -67,14 +67,22 @@ class BarStage:
     Args:
         store: read from, and published into.
         clock: the wall clock.
-        wanted: the lengths that somebody wants, s; the default one is always made.
+        wanted: the lengths that somebody wants, s.
+        always: those that are made in any case, s.
     """
 
-    def __init__(self, store: TickStore, clock: Clock, wanted: Callable[[], Collection[int]] = tuple) -> None:
+    def __init__(
+        self,
+        store: TickStore,
+        clock: Clock,
+        wanted: Callable[[], Collection[int]] = tuple,
+        always: Collection[int] = (DEFAULT_SECONDS,),
+    ) -> None:
         self.stats = BarStats()
         self._store = store
         self._clock = clock
         self._wanted = wanted
+        self._always = frozenset(always)
         self._cursor = 0
         feeds = store.directory.feed_capacity
         #: by feed: the latest time of its ticks, ns; and how much later the last ones were received
@@ -83,7 +91,8 @@ class BarStage:
         #: by feed: how many ticks in a row were far earlier than its time
         self._back = np.zeros(feeds, np.int64)
         self._traded: set[int] = set()
-        self._builders = {DEFAULT_SECONDS: self._builder(DEFAULT_SECONDS)}
+        self._builders: dict[int, BarBuilder] = {}
+        self._follow_wanted()
 
     def _builder(self, seconds: int) -> BarBuilder:
         # What a feed gave before this is not in it: its first bar is the first whole one.
@@ -122,7 +131,7 @@ class BarStage:
                 self.stats.lost += span.lost.last - span.lost.first + 1
             self._cursor = span.cursor
             ticks = span.ticks
-            kinds = ticks["kind"]
+            kinds = ticks["kind"].copy()
             if len(ticks) and kinds.max() > TICK_KINDS[-1]:
                 ticks = ticks[kinds <= TICK_KINDS[-1]]
             self._take(ticks, told)
@@ -130,21 +139,25 @@ class BarStage:
     def _take(self, ticks: Ticks, told: list[Bars]) -> None:
         if not len(ticks):
             return
-        time, feed = ticks["ts_event"], ticks["feed"]
-        ahead = time > ticks["ts_recv"] + _AHEAD_NS
-        if ahead.any():
-            self.stats.ahead += int(np.count_nonzero(ahead))
-            self._take(ticks[~ahead], told)
-            return
-        lowest, highest = int(feed.min()), int(feed.max())
+        # A column that is looked at more than once is copied, out of rows of 80 bytes.
+        time, feed = ticks["ts_event"].copy(), ticks["feed"].copy()
+        received = ticks["ts_recv"]
+        if time.max() > received.min() + _AHEAD_NS:
+            ahead = time > received + _AHEAD_NS
+            if ahead.any():
+                self.stats.ahead += int(np.count_nonzero(ahead))
+                self._take(ticks[~ahead], told)
+                return
         before, after = self._time.copy(), self._time
-        present = [lowest] if lowest == highest else np.unique(feed).tolist()
+        alone = bool((feed == feed[0]).all())
+        present = [int(feed[0])] if alone else np.unique(feed).tolist()
         for number in present:
-            mine = slice(None) if lowest == highest else np.flatnonzero(feed == number)
+            rows = None if alone else np.flatnonzero(feed == number)
+            mine = slice(None) if rows is None else rows
             back = self._set_back(number, time[mine])
             if back is not None:
                 # Up to there it is of the time before, and from there on of another.
-                at = int(np.arange(len(ticks))[mine][back])
+                at = back if rows is None else int(rows[back])
                 self._time[:] = before
                 self._take(ticks[:at], told)
                 self.stats.set_back += 1
@@ -152,18 +165,19 @@ class BarStage:
                 self._take(ticks[at:], told)
                 return
             self._time[number] = max(int(before[number]), int(time[mine].max()))
-            last = ticks[mine][-1]
+            last = ticks[-1 if rows is None else rows[-1]]
             self._lag[number] = last["ts_recv"] - last["ts_event"]
             if number not in self._traded and (ticks["kind"][mine] == TRADE).any():
                 self._traded.add(number)
                 for builder in self._builders.values():
                     builder.forget(number)
         prices = prices_of(ticks, [number for number in present if number not in self._traded])
-        for builder in self._builders.values():
+        late = 0
+        for builder in self._builders.values():  # the longest last
             late = builder.late
             told.append(builder.take(prices, before, after))
-            if builder.seconds == DEFAULT_SECONDS:
-                self.stats.late += builder.late - late
+            late = builder.late - late
+        self.stats.late += late
 
     def _set_back(self, feed: int, time: NDArray[np.int64]) -> int | None:
         """Where in these times of a feed another time begins: all from there on are far earlier than its time so far,
@@ -196,7 +210,7 @@ class BarStage:
             told += [builder.close(self._time) for builder in self._builders.values()]
 
     def _follow_wanted(self) -> None:
-        wanted = {DEFAULT_SECONDS, *self._wanted()}
+        wanted = self._always | set(self._wanted())
         if wanted != self._builders.keys():
             self._builders = {
                 seconds: self._builders.get(seconds) or self._builder(seconds) for seconds in sorted(wanted)

@@ -39,7 +39,10 @@ class BarBuilder:
         self._length = seconds * SECOND_NS
         self._capacity = instruments
         cells = KEPT * instruments
-        # By cell, which is one of the KEPT places of an instrument. Zeros are not written, and so take no memory.
+        #: no instrument from this id on has had a bar
+        self._top = 0
+        # By cell, which is one of the KEPT places of an instrument: a row of instruments for each place. Zeros are not
+        # written, and so take no memory.
         self._bars = Sums._make(np.zeros(cells, column.dtype) for column in _NO_SUMS)
         #: still to be told
         self._pending = np.zeros(cells, np.bool_)
@@ -80,7 +83,7 @@ class BarBuilder:
         due = self._next_end <= until
         if not due.any():
             return empty_bars(0)
-        cells = np.flatnonzero(self._pending)
+        cells = self._cells(self._pending)
         ends = (self._bars.number[cells] + 1) * self._length
         feeds = self._bars.feed[cells]
         ended = ends <= until[feeds]
@@ -100,13 +103,22 @@ class BarBuilder:
 
     def forget(self, feed: int) -> None:
         """As if nothing had come of this feed."""
-        mine = np.flatnonzero((self._bars.feed == feed) & (self._bars.n > 0))
+        used = self._cells(self._bars.n)
+        mine = used[self._bars.feed[used] == feed]
         self._bars.n[mine] = 0
         self._pending[mine] = False
         self._next_end[feed] = _NEVER
         self._whole_from[feed] = _NONE
 
+    def _cells(self, marks: NDArray[np.generic]) -> NDArray[np.intp]:
+        """Those of the cells of which the mark, shape (cells,), is true."""
+        place, instrument = np.nonzero(marks.reshape(KEPT, self._capacity)[:, : self._top])
+        return place * self._capacity + instrument
+
     def _add(self, sums: Sums, told: list[Bars]) -> None:
+        if not len(sums.number):
+            return
+        self._top = max(self._top, int(sums.instrument.max()) + 1)
         # KEPT bars that follow one another have a place each; more go one lot after the other.
         lot = sums.number // KEPT
         cuts = np.flatnonzero(lot[1:] != lot[:-1]) + 1

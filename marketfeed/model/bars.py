@@ -131,21 +131,22 @@ def prices_of(ticks: Ticks, quoted: Collection[int]) -> Prices:
         ticks: shape (n,), TICK.
         quoted: ids of the feeds that have no trades.
     """
-    kind = ticks["kind"]
+    kind = ticks["kind"].copy()
     wanted = kind == TRADE
     if quoted:
         both = ~(np.isnan(ticks["bid"]) | np.isnan(ticks["ask"]))
         wanted |= (kind == QUOTE) & both & np.isin(ticks["feed"], list(quoted))
-    # Only now are rows moved: of most markets few are trades.
-    chosen = ticks[np.flatnonzero(wanted)]
-    price, size = chosen["price"].copy(), chosen["size"].copy()
-    from_quotes = chosen["kind"] == QUOTE
+    # Only now are numbers moved, column by column: of most markets few are trades.
+    chosen = np.flatnonzero(wanted)
+    time, instrument, feed, price, size = (
+        ticks[column][chosen] for column in ("ts_event", "instrument", "feed", "price", "size")
+    )
+    from_quotes = kind[chosen] == QUOTE
     if quoted:
         # Halved first: the sum of two finite prices need not be finite.
-        price[from_quotes] = (chosen["bid"] / 2 + chosen["ask"] / 2)[from_quotes]
+        price[from_quotes] = (ticks["bid"][chosen] / 2 + ticks["ask"][chosen] / 2)[from_quotes]
         size[from_quotes] = 0.0
     size[np.isnan(size)] = 0.0
-    time, instrument, feed = (chosen[column].copy() for column in ("ts_event", "instrument", "feed"))
     return Prices(time, instrument, feed, price, size, from_quotes)
 
 

@@ -11,7 +11,7 @@ from marketfeed.bars import BarStage
 log = logging.getLogger("marketfeed.bars")
 
 #: A bar is told at most so long after the tick that ended it.
-_WAIT_SECONDS = 0.02
+_WAIT_SECONDS = 0.05
 #: Nothing is waited for where more than this part of the ring has been published meanwhile.
 _MOST_OF_RING = 4
 
@@ -26,7 +26,7 @@ class BarDriver:
     def __init__(
         self, stage: BarStage, capacity: int, loop: asyncio.AbstractEventLoop, on_bars: Callable[[], None]
     ) -> None:
-        self._stage = stage
+        self.stage = stage
         self._most = capacity // _MOST_OF_RING
         self._loop = loop
         self._on_bars = on_bars
@@ -34,19 +34,19 @@ class BarDriver:
 
     def published(self) -> None:
         """Ticks were published. Cheap: many make one run."""
-        if self._stage.backlog > self._most:
+        if self.stage.backlog > self._most:
             self.run()
         elif self._timer is None:
             self._timer = self._loop.call_later(_WAIT_SECONDS, self.run)
 
     def ended(self, feed: int) -> None:
         """A feed has given the last tick of its time."""
-        self._do(lambda: self._stage.end(feed))
+        self._do(lambda: self.stage.end(feed))
 
     def run(self) -> None:
         """Now. To be called once a second too, for bars of feeds that are quiet."""
         self.close()
-        self._do(self._stage.run)
+        self._do(self.stage.run)
 
     def _do(self, do: Callable[[], bool]) -> None:
         try:

@@ -18,6 +18,7 @@ from tornado.netutil import bind_sockets
 from marketfeed.bars import BarStage
 from marketfeed.feed import FeedError
 from marketfeed.ingest import FeedRunner
+from marketfeed.model.bars import DEFAULT_SECONDS
 from marketfeed.model.clock import SystemClock
 from marketfeed.model.store import TickStore
 from marketfeed.server.app import make_app
@@ -72,8 +73,7 @@ async def _serve(config: Config, on_ready: Callable[[str], None]) -> None:
         raise ConfigError(f"not enough memory for ring_ticks = {config['ring_ticks']:,}") from None
     hub = Hub(store, config["coalesce_ms"] / 1000)
     driver = Driver(hub, loop)
-    stage = BarStage(store, SystemClock(), hub.bar_lengths)
-    bars = BarDriver(stage, store.ring.capacity, loop, driver.published)
+    bars = _bars(config, hub, driver, loop)
 
     def published() -> None:
         driver.published()
@@ -92,7 +92,7 @@ async def _serve(config: Config, on_ready: Callable[[str], None]) -> None:
         write_seconds=config["write_timeout"],
     )
     gate = Gate(hub, driver.wake, driver.clock, version("marketfeed"), limits, keys)
-    app = make_app(gate, lambda: _status(store, hub, stage, gate, runners), config["origin"])
+    app = make_app(gate, lambda: _status(store, hub, bars.stage, gate, runners), config["origin"])
     tls = _tls(config)
     server = LimitedServer(
         _descriptors() - _SPARE_DESCRIPTORS,
@@ -134,6 +134,12 @@ async def _serve(config: Config, on_ready: Callable[[str], None]) -> None:
             bars.close()
             driver.close()
             await server.close_all_connections()
+
+
+def _bars(config: Config, hub: Hub, driver: Driver, loop: asyncio.AbstractEventLoop) -> BarDriver:
+    always = (DEFAULT_SECONDS,) if config["minute_bars"] == "always" else ()
+    stage = BarStage(hub.store, SystemClock(), hub.bar_lengths, always)
+    return BarDriver(stage, hub.store.ring.capacity, loop, driver.published)
 
 
 def _runners(

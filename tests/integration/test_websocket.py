@@ -16,7 +16,7 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from tests.integration.processes import BOUND, ROOT, server, status, stream_of
+from tests.integration.processes import BOUND, ROOT, TICKS_ONLY, server, status, stream_of
 
 SIM = "sim?symbols=20&rate=500&seed=3"
 
@@ -325,7 +325,7 @@ def test_over_tls_every_tick_arrives(tmp_path):
          "-days", "2", "-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"],
         check=True, capture_output=True,
     )  # fmt: skip
-    with server("--feed", SIM, "--certfile", str(certificate), "--keyfile", str(key)) as address:
+    with server(*TICKS_ONLY, "--feed", SIM, "--certfile", str(certificate), "--keyfile", str(key)) as address:
 
         async def conversation():
             context = ssl.create_default_context(cafile=certificate)

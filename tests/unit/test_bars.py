@@ -193,6 +193,14 @@ def test_other_lengths_are_made_while_they_are_wanted_from_the_first_whole_bar_o
     assert [(bar["seconds"], bar["ts_event"]) for bar in told] == [(5, NOON + 25 * SECOND)]
 
 
+def test_where_no_length_is_always_made_a_minute_is_one_like_the_others() -> None:
+    market = Market()
+    market.stage = BarStage(market.store, market.clock, lambda: market.lengths, ())
+    assert not len(market.give(trades((0, 1, 1), (70, 2, 1))))
+    market.lengths = {60}
+    assert market.give(trades((130, 3, 1), (190, 4, 1)))["ts_event"].tolist() == [NOON + 120 * SECOND]
+
+
 def test_ticks_that_the_ring_has_lost_are_counted() -> None:
     market = Market(ticks=8)
     for ticks in MINUTES[:6]:

@@ -50,7 +50,8 @@ def forbidden(module: str, imported: set[str]) -> list[str]:
 
     def pure() -> bool:
         return any(
-            within(module, name) for name in ("marketfeed.model", "marketfeed.stream", "marketfeed.client.session")
+            within(module, name)
+            for name in ("marketfeed.model", "marketfeed.stream", "marketfeed.bars", "marketfeed.client.session")
         )
 
     def bad(name: str) -> bool:
@@ -103,6 +104,7 @@ def test_the_rooms_are_there_to_be_looked_at() -> None:
         ("marketfeed.stream.hub", "import marketfeed.server.app", ["marketfeed.server.app"]),
         ("marketfeed.stream.hub", "import marketfeed.ingest", ["marketfeed.ingest"]),
         ("marketfeed.stream.hub", "import selectors, ssl", ["selectors", "ssl"]),
+        ("marketfeed.bars", "import asyncio", ["asyncio"]),
         ("marketfeed.client.session", "import asyncio", ["asyncio"]),
         ("marketfeed.client.aio", "import asyncio", []),
         ("marketfeed.client.aio", "import marketfeed.server", ["marketfeed.server"]),

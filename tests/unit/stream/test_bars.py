@@ -97,6 +97,17 @@ def test_bars_added_to_ticks_that_are_subscribed_to_are_of_one_length_too(market
     assert len(session.subscribers) == 1
 
 
+def test_bars_named_again_take_the_new_length(market: Market) -> None:
+    session, link = market.session()
+    market.command(session, action="subscribe", bars=["A"], trades=["A"])
+    market.command(session, action="subscribe", bars=["A"], bar_seconds=5)
+    publish(market, ("A", BAR, 60, 1.0), ("A", BAR, 5, 2.0))
+    market.publish(("A", TRADE, 9.0))
+    market.run(1)
+    assert bars_of(link) == [("b", "A", 2.0)]
+    assert len(link.ticks()) == 1
+
+
 def test_a_bar_of_quotes_says_so(market: Market) -> None:
     session, link = market.session()
     market.command(session, action="subscribe", bars=["A"])
