@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from websockets.asyncio.client import connect
 
 import marketfeed
 from marketfeed.client import Bar, Position
-from tests.integration.clients import quickly, run
+from tests.integration.clients import alpaca_running, quickly, run
 from tests.integration.processes import BOUND, Proxy, server, status, stream_of
 from tests.realdata import DATA, needs_data
 from tests.unit.feeds.replay_helper import play
@@ -168,16 +167,8 @@ def test_alpaca_py_unmodified_gets_typed_bars_and_updated_bars(late: str) -> Non
 
         stream.subscribe_bars(on_bar, "A")
         stream.subscribe_updated_bars(on_updated_bar, "A")
-        running = asyncio.create_task(stream._run_forever())
-        try:
-            async with asyncio.timeout(BOUND):
-                await enough.wait()
-        finally:
-            await stream.stop_ws()
-            await stream.close()
-            running.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await running
+        async with alpaca_running(stream):
+            await enough.wait()
         return got
 
     with server("--feed", late) as address:
