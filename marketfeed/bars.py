@@ -145,6 +145,11 @@ class BarStage:
         if time.max() > received.min() + _AHEAD_NS:
             ahead = time > received + _AHEAD_NS
             if ahead.any():
+                if not self.stats.ahead:
+                    first = int(np.argmax(ahead))
+                    log.error(
+                        "bars lack ticks: one is of a time %d s ahead", (time[first] - received[first]) // SECOND_NS
+                    )
                 self.stats.ahead += int(np.count_nonzero(ahead))
                 self._take(ticks[~ahead], told)
                 return
@@ -161,6 +166,7 @@ class BarStage:
                 self._time[:] = before
                 self._take(ticks[:at], told)
                 self.stats.set_back += 1
+                log.warning("feed %d: its time was set back: bars go on from there", number)
                 self._end(number, told)
                 self._take(ticks[at:], told)
                 return

@@ -253,3 +253,12 @@ def test_a_terminal_may_have_lines_too() -> None:
     with fake(script) as there, terminal(there.url, "--json", "--count", "2") as screen:
         screen.until(r'"seq":1[\s\S]*"seq":2')
         assert screen.process.wait(BOUND) == 0
+
+
+def test_bars_are_lines_too() -> None:
+    with server("--feed", "sim?symbols=3&rate=2000") as address:
+        done = tail(stream_of(address), "--bars", "*", "--bar-seconds", "1", "--count", "6")
+    assert (done.returncode, done.stderr) == (0, "")
+    messages = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [(message["T"], message["sec"], message["f"]) for message in messages] == [("b", 1, "sim")] * 6
+    assert all(message["l"] <= message["vw"] <= message["h"] and message["n"] > 0 for message in messages)

@@ -87,7 +87,7 @@ def test_whatever_a_client_sends_it_is_told_what_is_wrong_and_keeps_its_connecti
         '{"action":"subscribe","quotes":["A"],"max_hz":0}': "max_hz",
         '{"action":"subscribe","quotes":["A"],"max_hz":"4"}': "max_hz",
         '{"action":"subscribe","quotes":["A"],"colour":1}': "colour",
-        '{"action":"subscribe","quotes":["A"],"bars":["A"]}': "not served",
+        '{"action":"subscribe","quotes":["A"],"dailyBars":["A"]}': "not served",
         '{"action":"subscribe","quotes":["A"],"since":"yesterday"}': "RFC 3339",
         '{"action":"subscribe","quotes":["A"],"since":"2024-13-01T00:00:00Z"}': "RFC 3339",
         '{"action":"subscribe","quotes":["A"],"since":{"seq":5}}': "epoch",
