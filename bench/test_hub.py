@@ -1,7 +1,6 @@
 """What a flush costs the hub, the network left out: who wants what, each tick written once, a frame for each group."""
 
 import time
-from collections.abc import Iterable, Mapping
 
 import numpy as np
 import orjson
@@ -12,8 +11,7 @@ from bench.test_model import quotes
 from marketfeed.model import TickStore
 from marketfeed.stream.codes import CloseCode
 from marketfeed.stream.hub import Hub
-from marketfeed.stream.lane import Subscriber
-from marketfeed.stream.link import RawSend, Took
+from marketfeed.stream.link import Took
 from marketfeed.stream.session import Session
 from marketfeed.transports.websocket import WebSocketLink
 
@@ -25,34 +23,26 @@ ROUNDS = 100
 
 
 class Count:
-    """A link that takes everything at once and only counts it."""
+    """A link that takes everything at once."""
 
+    head = WebSocketLink.head
     wrap = staticmethod(WebSocketLink.wrap)
 
-    def __init__(self) -> None:
-        self.frames = 0
-        self.raw_send: RawSend = self._raw_send
-
-    def _raw_send(self, frame: bytes) -> int:
-        self.frames += 1
-        return len(frame)
-
-    @staticmethod
-    def deliver(frames: Iterable[tuple[bytes, Mapping[Subscriber, RawSend]]]) -> list[tuple[Subscriber, bool]]:
-        full = []
-        for frame, subscribers in frames:
-            n = len(frame)
-            for subscriber, send in subscribers.items():
-                if send(frame) != n:
-                    full.append((subscriber, False))
-        return full
+    def __init__(self, wire: int) -> None:
+        self.wire = wire
 
     def send(self, frame: bytes) -> Took:
-        self.frames += 1
         return Took.MORE
+
+    def finish(self, frame: bytes, sent: int) -> bool:
+        raise AssertionError("everything was taken")
 
     def close(self, code: CloseCode | int, reason: str) -> None:
         raise AssertionError(f"closed: {code} {reason}")
+
+
+def take_all(buffer: bytes, begins: object, lengths: object, wires: np.ndarray) -> None:
+    """A sender on whose wires all fits."""
 
 
 class Market:
@@ -63,7 +53,7 @@ class Market:
         feed = self.store.directory.add_feed("sim")
         for n in range(ACTIVE + QUIET):
             self.store.directory.add(feed, f"SIM-{n:05d}")
-        self.hub = Hub(self.store)
+        self.hub = Hub(self.store, sender=take_all)
         self.every = every
         self.now = 0.0
         self.batch = quotes(ticks, ACTIVE)
@@ -80,7 +70,7 @@ class Market:
         for n in range(sessions):
             if n == 0 or not same:
                 mine = begin + self._random.choice(end - begin, SYMBOLS_EACH, replace=False)
-            session = Session(self.hub, Count(), self.hub.encoding("json", True), "bench")
+            session = Session(self.hub, Count(n), self.hub.encoding("json", True), "bench")
             names = [f"SIM-{i:05d}" for i in mine]
             session.receive(orjson.dumps({**command, "quotes": names}).decode(), self.now)
             self.expected += int(self.given[mine].sum())

@@ -38,12 +38,13 @@ def machine() -> dict[str, Any]:
     }
 
 
-def ratio(results: Sequence[Result], program: str, key: str = "cpu_us") -> float | None:
-    """How many times ours a program's value is: the median over the rounds in which both count, one after the other.
+def ratio(results: Sequence[Result], program: str, key: str = "cpu_us", base: str = OURS) -> float | None:
+    """How many times that of ``base`` (ours) a program's value is.
 
+    The median over the rounds in which both count, one after the other.
     ``results`` are one workload's, in the order in which they ran; each round has each program once.
     """
-    ours = [result for result in results if result.program == OURS]
+    ours = [result for result in results if result.program == base]
     its = [result for result in results if result.program == program]
     pairs = [
         that.values[key] / this.values[key]

@@ -2,7 +2,7 @@
 
 ::
 
-    Feed (aio) ──frames──> Session ──> Message, ...      SyncFeed (sync) = a Feed in a thread
+    Feed (aio) ──frames──> Session ──> Inbox ──> Message, ... or Batch, ...      SyncFeed (sync) = a Feed in a thread
       │  ^                   │
       │  └────commands───────┘       Session: the protocol and the positions to resume from; pure
       └── Transport: one WebSocket connection
@@ -10,7 +10,9 @@
 
 from marketfeed.client.aio import Feed, connect
 from marketfeed.client.backoff import Backoff
+from marketfeed.client.batch import Batch
 from marketfeed.client.errors import BadMessage, ClientError, CommandError, ConnectionFailed, ConnectionRefused
+from marketfeed.client.instruments import InstrumentTable
 from marketfeed.client.messages import (
     Bar,
     Gap,
@@ -30,6 +32,7 @@ __all__ = [
     "Backoff",
     "BadMessage",
     "Bar",
+    "Batch",
     "ClientError",
     "CommandError",
     "ConnectionFailed",
@@ -37,6 +40,7 @@ __all__ = [
     "Feed",
     "Gap",
     "Heartbeat",
+    "InstrumentTable",
     "Message",
     "Position",
     "Quote",

@@ -221,6 +221,20 @@ class Subscription(msgspec.Struct, tag_field="T", tag="subscription"):
     updated_bars: list[str] = msgspec.field(name="updatedBars", default=[])
 
 
+class Instrument(msgspec.Struct):
+    """What an id in records stands for."""
+
+    id: int
+    symbol: str = msgspec.field(name="S")
+    feed: str = msgspec.field(name="f", default="")
+
+
+class Instruments(msgspec.Struct, tag_field="T", tag="instruments"):
+    """The instruments of records that are to come."""
+
+    instruments: list[Instrument]
+
+
 class Success(msgspec.Struct, tag_field="T", tag="success"):
     """`connected` or `authenticated`."""
 
@@ -236,12 +250,12 @@ class Error(msgspec.Struct, tag_field="T", tag="error"):
     msg: str = ""
 
 
-Received = Numbered | Gap | Heartbeat | Subscription | Success | Error
+Received = Numbered | Gap | Heartbeat | Subscription | Instruments | Success | Error
 
 _frame = msgspec.json.Decoder(list[Received])
 _raw_frame = msgspec.json.Decoder(list[msgspec.Raw])
 _message = msgspec.json.Decoder(Received)
-_KNOWN = frozenset({"q", "t", "b", "u", "gap", "heartbeat", "subscription", "success", "error"})
+_KNOWN = frozenset({"q", "t", "b", "u", "gap", "heartbeat", "subscription", "instruments", "success", "error"})
 
 
 class _Tagged(msgspec.Struct):

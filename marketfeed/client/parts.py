@@ -9,14 +9,24 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from marketfeed.client.batch import Chunk
+from marketfeed.client.instruments import InstrumentTable
 from marketfeed.client.messages import Bar, Gap, Heartbeat, Numbered, Position, Quote, Rule, Trade, UpdatedBar
+from marketfeed.model.tick import BAR, QUOTE, TRADE, UPDATED_BAR
 
 #: (channel, symbol or glob)
 Name = tuple[str, str]
 
-#: The channel on which each type of message comes.
+#: The channel on which each type of message comes, and each kind of record.
 CHANNELS: dict[type, str] = {Quote: "quotes", Trade: "trades", Bar: "bars", UpdatedBar: "updatedBars"}
+_CHANNELS = {QUOTE: "quotes", TRADE: "trades", BAR: "bars", UPDATED_BAR: "updatedBars"}
 BAR_CHANNELS = ("bars", "updatedBars")
+
+#: In place of a part: none, and not looked up yet.
+_NOBODY, _UNKNOWN = -1, -2
 
 #: How many instruments' parts are remembered before they are looked up anew.
 _OWNERS_KEPT = 65_536
@@ -79,6 +89,9 @@ class Parts:
         self._feed = feed
         self._parts: list[Part] = []
         self._owners: dict[tuple[type, str, str], Part | None] = {}
+        #: kind -> by instrument id, the place of its part; of the ids of the table that is named with it
+        self._places: dict[int, NDArray[np.int32]] = {}
+        self._places_of: InstrumentTable | None = None
         #: The only part there is, if there is one only.
         self.sole: Part | None = None
 
@@ -116,15 +129,43 @@ class Parts:
         except KeyError:
             if len(self._owners) >= _OWNERS_KEPT:
                 self._owners.clear()
-            found = self._owners[key] = self._most_specific(tick)
+            found = self._owners[key] = self._most_specific(CHANNELS[type(tick)], tick.symbol, tick.feed)
             return found
 
-    def _most_specific(self, tick: Numbered) -> Part | None:
+    def arrive(self, chunk: Chunk) -> None:
+        """Move on to behind these records, each with its own part."""
+        ticks = chunk.ticks
+        if self.sole is not None:
+            self.sole.position = max(self.sole.position, int(ticks["seq"].max()))
+            return
+        reached = np.zeros(len(self._parts), np.uint64)
+        for kind in np.flatnonzero(np.bincount(ticks["kind"])).tolist():
+            mine = ticks[ticks["kind"] == kind]
+            places = self._places_among(chunk.instruments, kind, mine["instrument"])
+            somebodys = places != _NOBODY
+            np.maximum.at(reached, places[somebodys], mine["seq"][somebodys])
+        for place in np.flatnonzero(reached).tolist():
+            part = self._parts[place]
+            part.position = max(part.position, int(reached[place]))
+
+    def _places_among(self, instruments: InstrumentTable, kind: int, ids: NDArray[np.uint32]) -> NDArray[np.int32]:
+        """Which part the ticks of this kind and these instruments, shape (n,), were sent for."""
+        if self._places_of is not instruments:
+            self._places_of, self._places = instruments, {}
+        table = self._places.get(kind, np.zeros(0, np.int32))
+        needed = int(ids.max()) + 1
+        if len(table) < needed:
+            rest = np.full(2 * needed - len(table), _UNKNOWN, np.int32)
+            table = self._places[kind] = np.concatenate((table, rest))
+        for i in np.unique(ids[table[ids] == _UNKNOWN]).tolist():
+            part = self._most_specific(_CHANNELS.get(kind, ""), *instruments[i])
+            table[i] = _NOBODY if part is None else self._parts.index(part)
+        return table[ids]
+
+    def _most_specific(self, channel: str, symbol: str, feed: str) -> Part | None:
         """As the server decides between rules: a plain symbol before a glob, the more letters of its own the better."""
-        channel = CHANNELS[type(tick)]
-        feed = tick.feed or self._feed
-        full = f"{feed}:{tick.symbol}"
-        for name in (full, tick.symbol):
+        full = f"{feed or self._feed}:{symbol}"
+        for name in (full, symbol):
             for part in self._parts:
                 if (channel, name) in part.names:
                     return part
@@ -138,7 +179,7 @@ class Parts:
                 if best is not None and best[0] <= rank:
                     continue
                 match = _matcher(pattern)
-                if match(tick.symbol) or (":" in pattern and match(full)):
+                if match(symbol) or (":" in pattern and match(full)):
                     best = (rank, part)
         return best[1] if best else None
 
@@ -160,6 +201,7 @@ class Parts:
 
     def _changed(self) -> None:
         self._owners.clear()
+        self._places.clear()
         self.sole = self._parts[0] if len(self._parts) == 1 else None
 
     def take_all(self) -> list[Part]:

@@ -3,7 +3,7 @@
 ::
 
     connected()                          the transport is open
-    receive(frame) -> [Message, ...]     what the user gets of it
+    receive(frame) -> [Item, ...]        what the user gets of it: messages, or a chunk of records
     outgoing() -> [text, ...]            what is to be sent now; ask after each of the others
     disconnected()                       the transport is gone; connected() follows when there is a new one
 
@@ -24,12 +24,15 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from marketfeed.client.errors import ClientError, CommandError, ConnectionFailed, ConnectionRefused
+from marketfeed.client.batch import Chunk
+from marketfeed.client.errors import BadMessage, ClientError, CommandError, ConnectionFailed, ConnectionRefused
+from marketfeed.client.inbox import Item
+from marketfeed.client.instruments import InstrumentTable
 from marketfeed.client.messages import (
     Error,
     Gap,
     Heartbeat,
-    Message,
+    Instruments,
     Numbered,
     Position,
     Received,
@@ -38,6 +41,7 @@ from marketfeed.client.messages import (
     decode_frame,
 )
 from marketfeed.client.parts import BAR_CHANNELS, Name, Options, Part, Parts
+from marketfeed.stream.encoding.binary import BadFrame, read_frame
 
 #: A command's symbols take at most so many bytes; more go in several commands. A server reads 64 KiB in one.
 _COMMAND_BYTES = 32 * 1024
@@ -145,6 +149,8 @@ class Session:
         self._parts = Parts(feed)
         self._pending: deque[_Command] = deque()
         self._outgoing: list[str] = []
+        #: of the present life of the server
+        self._instruments = InstrumentTable()
         self.epoch: int | None = None
         self.ready = False
         self.heartbeat: float | None = None
@@ -264,15 +270,19 @@ class Session:
         texts, self._outgoing = self._outgoing, []
         return texts
 
-    def receive(self, frame: str | bytes) -> list[Message]:
+    def receive(self, frame: str | bytes) -> list[Item]:
         """Take one frame in; returns what of it is for the user, in order. Look at :attr:`failure` afterwards.
+
+        Text is an array of messages, bytes are records.
 
         Raises:
             BadMessage: it is not of this protocol.
         """
+        if isinstance(frame, bytes):
+            return self._records(frame)
         parts = self._parts
         sole = parts.sole
-        messages: list[Message] = []
+        messages: list[Item] = []
         for message in decode_frame(frame):
             if isinstance(message, Numbered):
                 part = sole or parts.owner(message)
@@ -286,6 +296,19 @@ class Session:
                 sole = parts.sole
         return messages
 
+    def _records(self, frame: bytes) -> list[Item]:
+        try:
+            ticks = read_frame(frame)
+        except BadFrame as error:
+            raise BadMessage(f"the server sent what is not this protocol: {error}") from None
+        if not len(ticks):
+            return []
+        if not self._instruments.knows(ticks["instrument"]):
+            raise BadMessage("the server sent ticks of an instrument that it had not told")
+        chunk = Chunk(ticks, self._instruments)
+        self._parts.arrive(chunk)
+        return [chunk]
+
     def _control(self, message: Received) -> Gap | Heartbeat | None:
         match message:
             case Gap():
@@ -296,10 +319,14 @@ class Session:
                 return message
             case Subscription():
                 return self._answered(message)
+            case Instruments():
+                self._instruments.tell(message.instruments)
             case Error():
                 self._refused(message)
             case Success(msg="connected"):
                 self.epoch = message.epoch
+                if self.epoch is None or self.epoch != self._instruments.epoch:
+                    self._instruments = InstrumentTable(self.epoch)
                 if self._credentials is None:
                     self._begin()
                 else:

@@ -9,14 +9,15 @@ from __future__ import annotations
 import asyncio
 import threading
 import weakref
-from collections import deque
-from collections.abc import Coroutine, Iterable
+from collections.abc import Coroutine, Iterable, Iterator
 from concurrent.futures import Future
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from marketfeed.client.aio import Feed, connect
+from marketfeed.client.batch import Batch
 from marketfeed.client.errors import ClientError
+from marketfeed.client.inbox import BATCH_ROWS, BatchesAsked, Inbox
 from marketfeed.client.messages import Message, Subscription
 from marketfeed.client.session import Since
 from marketfeed.client.state import State
@@ -71,7 +72,7 @@ class SyncFeed:
 
     def __init__(self, feed: Feed) -> None:
         self._feed = feed
-        self._taken: deque[Message] = deque()
+        self._taken = Inbox()
         self._thread = _LoopThread()
         # Also when it is forgotten, and when the interpreter ends.
         self._finalizer = weakref.finalize(self, self._thread.stop, feed)
@@ -154,11 +155,12 @@ class SyncFeed:
         return self
 
     def __next__(self) -> Message:
-        if not self._taken:
-            self._taken.extend(self.take())
-            if not self._taken:
+        while (message := self._taken.pop()) is None:
+            taken = self.take()
+            if not taken:
                 raise StopIteration
-        return self._taken.popleft()
+            self._taken.put(taken)
+        return message
 
     def take(self, timeout: float | None = None) -> list[Message]:
         """All messages that are there, in order; waits until there is one. Empty = the feed was closed.
@@ -170,13 +172,25 @@ class SyncFeed:
             TimeoutError: none came in that time.
             ClientError: why the feed is at its end; as the iteration raises it.
         """
-        if self._taken:
-            messages = list(self._taken)
-            self._taken.clear()
-            return messages
+        if len(self._taken):
+            return self._taken.take()
         if not self._finalizer.alive:
             return []
         return self._thread.call(self._feed.take(), timeout)
+
+    def batches(
+        self, *, max_rows: int | None = None, timeout: float | None = None, batch_rows: int = BATCH_ROWS
+    ) -> Iterator[Batch]:
+        """As :meth:`Feed.batches`: ``for batch in feed.batches(max_rows=1_000_000, timeout=10):``."""
+        asked = BatchesAsked(max_rows, timeout, batch_rows, self._feed._clock)
+        return self._batches(asked)
+
+    def _batches(self, asked: BatchesAsked) -> Iterator[Batch]:
+        # First what was taken for somebody who asked for messages.
+        while asked.rows() and (batch := self._taken.batch(asked.rows())) is not None:
+            yield asked.given(batch)
+        while self._finalizer.alive and (batch := self._thread.call(self._feed.next_batch(asked))) is not None:
+            yield batch
 
 
 def connect_sync(url: str, **options: Any) -> SyncFeed:

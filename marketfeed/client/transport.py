@@ -134,16 +134,27 @@ class Transport:
             self._lost = await self._connection.read_message() is None
 
 
-async def open_transport(url: str, within: float, ping_interval: float, context: ssl.SSLContext | None) -> Transport:
+async def open_transport(
+    url: str, within: float, ping_interval: float, context: ssl.SSLContext | None, subprotocol: str | None = None
+) -> Transport:
     """Connect within so many seconds.
+
+    Args:
+        subprotocol: what the connection has to carry; None = whatever the server sends unasked.
 
     Raises:
         ConnectionFailed: nobody there, no answer in time, or no WebSocket behind it.
-        ConnectionRefused: the HTTP answer says that another attempt would not help.
+        ConnectionRefused: the HTTP answer says that another attempt would not help, or the subprotocol is not served.
     """
     request = HTTPRequest(url, connect_timeout=within, request_timeout=within, ssl_options=context)
     opening = asyncio.ensure_future(
-        websocket_connect(request, compression_options=None, max_message_size=MAX_FRAME, ping_interval=0)
+        websocket_connect(
+            request,
+            compression_options=None,
+            max_message_size=MAX_FRAME,
+            ping_interval=0,
+            subprotocols=None if subprotocol is None else [subprotocol],
+        )
     )
     try:
         # Tornado keeps the time itself; shielded, so that a connection made while we are cancelled can be closed.
@@ -160,7 +171,11 @@ async def open_transport(url: str, within: float, ping_interval: float, context:
     except (OSError, StreamClosedError, WebSocketError, ssl.SSLError) as error:
         text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise ConnectionFailed(f"cannot connect to {url}: {text}") from None
-    return Transport(connection, ping_interval)
+    transport = Transport(connection, ping_interval)
+    if subprotocol is not None and connection.selected_subprotocol != subprotocol:
+        await transport.close()
+        raise ConnectionRefused(101, f"{url}: the server does not serve {subprotocol}")
+    return transport
 
 
 def _discard(opening: asyncio.Future[WebSocketClientConnection]) -> None:

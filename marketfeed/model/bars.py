@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from marketfeed.model.tick import BAR, QUOTE, TICK, TRADE, Ticks
+from marketfeed.model.tick import BAR, QUOTE, RECORD, TICK, TRADE, Ticks
 
 SECOND_NS = 1_000_000_000
 
@@ -55,6 +55,10 @@ BAR_RECORD = np.dtype(
     ]
 )
 assert BAR_RECORD.itemsize == TICK.itemsize
+
+#: A bar with its sequence number: what a :data:`RECORD` of such a kind is.
+BAR_ROW = np.dtype([("seq", "<u8"), *BAR_RECORD.descr])
+assert BAR_ROW.itemsize == RECORD.itemsize
 
 #: ``flags``: of the mid-prices of quotes, because the feed had given no trade.
 FROM_QUOTES = 1

@@ -117,9 +117,11 @@ class InstrumentDirectory:
 
     def _follow(self) -> None:
         # The count of instruments is taken first: so the feed of each is among the feeds that are read after it.
-        begin, end = len(self._symbols), int(self._counts[0])
-        for row in self._feed_rows["name"][len(self._feeds) : int(self._counts[1])]:
-            self._feeds.append(bytes(row).decode())
+        end, feeds = self._counts.tolist()
+        begin = len(self._symbols)
+        if feeds > len(self._feeds):
+            for row in self._feed_rows["name"][len(self._feeds) : feeds]:
+                self._feeds.append(bytes(row).decode())
         if begin == end:
             return
         for number, (symbol, feed) in enumerate(self._rows[begin:end].tolist(), begin):

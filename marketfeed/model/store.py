@@ -16,6 +16,8 @@ from marketfeed.model.tick import KINDS, TICK, Ticks
 DEFAULT_TICKS = 1 << 20
 DEFAULT_INSTRUMENTS = 16_384
 _FEEDS = 64
+#: So many ticks the latest table may lag behind the ring while nobody asks for it.
+_MOST_LAG = 4096
 
 _MAGIC = b"MKTFEED\0"
 _LAYOUT_VERSION = 2
@@ -76,10 +78,15 @@ class TickStore:
 
     Attributes:
         epoch: random id of this store's life, 1..2**53-1 (exact as a JSON number everywhere).
-        directory, ring, latest: the three tables.
+        directory, ring: two of the three tables.
+
+    Args:
+        shared: other processes read the tables whenever they like.
     """
 
-    def __init__(self, buffer: memoryview | mmap.mmap, ticks: int, instruments: int, feeds: int) -> None:
+    def __init__(
+        self, buffer: memoryview | mmap.mmap, ticks: int, instruments: int, feeds: int, shared: bool = True
+    ) -> None:
         places, _ = _layout(ticks, instruments, feeds)
 
         def part(name: str) -> Ticks:
@@ -92,7 +99,25 @@ class TickStore:
         self.epoch = int(self._header["epoch"][0])
         self.directory = InstrumentDirectory(part("instruments"), part("feeds"), part("directory_counts"))
         self.ring = Ring(part("ring"), part("ring_counters"))
-        self.latest = LatestTable(part("latest_rows"), part("latest_seqs"), part("latest_claims"))
+        self._latest = LatestTable(part("latest_rows"), part("latest_seqs"), part("latest_claims"))
+        # Where nobody else looks, the latest table is brought up to date when it is asked for: in few large steps
+        # rather than with every batch, and where all take every tick hardly at all.
+        self._lag = 0 if shared else min(_MOST_LAG, max(0, ticks // 4))
+        self._seen = self.ring.head
+
+    @property
+    def latest(self) -> LatestTable:
+        """The last quote and trade of each instrument, up to the ring's head."""
+        if self._seen < self.ring.head:
+            self._catch_up()
+        return self._latest
+
+    def _catch_up(self) -> None:
+        """Only the writer has anything to do here: a reader's table is another process's."""
+        if self._writable:
+            span = self.ring.read(self._seen)
+            self._latest.update(span.ticks, span.first)
+            self._seen = span.cursor
 
     @classmethod
     def create(
@@ -138,7 +163,7 @@ class TickStore:
         header["epoch"] = secrets.randbelow((1 << 53) - 1) + 1
         # Last of all: a file with the magic in it is complete.
         header["magic"] = np.void(_MAGIC)
-        return cls(buffer, ticks, instruments, _FEEDS)
+        return cls(buffer, ticks, instruments, _FEEDS, shared=path is not None)
 
     @classmethod
     def attach(cls, path: str | os.PathLike[str]) -> "TickStore":
@@ -175,8 +200,8 @@ class TickStore:
     def publish(self, batch: Ticks) -> int:
         """Make a batch, shape (n,), TICK, visible to every reader. Returns the new head.
 
-        Only the one writer may call this. The latest table is written first, so that whoever sees the new head finds
-        there everything up to it.
+        Only the one writer may call this. A shared store's latest table is written first, so that whoever sees the new
+        head finds there everything up to it.
 
         Raises:
             StoreError: this is the read side.
@@ -189,8 +214,14 @@ class TickStore:
             for begin in range(0, len(batch), piece):
                 self.publish(batch[begin : begin + piece])
             return self.ring.head
-        self.latest.update(batch, self.ring.head + 1)
-        return self.ring.publish(batch)
+        if self._lag == 0:
+            self._latest.update(batch, self.ring.head + 1)
+            self._seen = self.ring.publish(batch)
+            return self._seen
+        head = self.ring.publish(batch)
+        if head - self._seen > self._lag:
+            self._catch_up()
+        return head
 
     def read(self, cursor: int, limit: int | None = None, until: int | None = None) -> Span:
         """Every tick after ``cursor``: see :meth:`Ring.read`."""

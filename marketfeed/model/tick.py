@@ -41,6 +41,10 @@ TICK = np.dtype(
 )
 assert TICK.itemsize == 80
 
+#: A tick with its sequence number before it, 88 bytes: what a tick is wherever it does not lie in the ring.
+RECORD = np.dtype([("seq", "<u8"), *((name, TICK[name]) for name in TICK.names or ())])
+assert RECORD.itemsize == 88
+
 #: ``kind``: the best bid and ask changed.
 QUOTE = 1
 #: ``kind``: something traded.
@@ -60,6 +64,8 @@ RAW = np.dtype(f"V{TICK.itemsize}")
 
 #: An array of TICK, shape (n,).
 Ticks = NDArray[Any]
+#: An array of RECORD, shape (n,).
+Records = NDArray[Any]
 
 
 def empty_ticks(n: int) -> Ticks:

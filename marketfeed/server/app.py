@@ -8,8 +8,10 @@ from typing import Any
 import orjson
 from tornado.web import Application, RequestHandler
 
-from marketfeed.transports import websocket
+from marketfeed.transports import longpoll, sse, websocket
 from marketfeed.transports.base import Gate
+
+SEE = ["/stream", "/v2/{feed}", "/sse", "/poll", "/api/status"]
 
 
 class _Json(RequestHandler):
@@ -38,10 +40,12 @@ def make_app(gate: Gate, status: Callable[[], dict[str, Any]], origins: Sequence
     return Application(
         [
             *websocket.routes(gate),
+            *sse.routes(gate),
+            *longpoll.routes(gate),
             (
                 r"/",
                 _Json,
-                {"answer": lambda: {"service": "marketfeed", "see": ["/stream", "/v2/{feed}", "/api/status"]}},
+                {"answer": lambda: {"service": "marketfeed", "see": SEE}},
             ),
             (r"/api/status", _Json, {"answer": status}),
         ],

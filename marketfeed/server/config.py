@@ -72,6 +72,9 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("max_globs", int, 100, "globs", "how many of them may be globs", least=0, most=1_000_000),
     Setting("max_message", int, 65_536, "bytes", "how long a client's message may be", least=1024, most=1 << 26),
     Setting("write_timeout", float, 60.0, "s", "cut a client that takes nothing for so long", least=1, most=86_400),
+    Setting(
+        "poll_timeout", float, 60.0, "s", "end a long poll that is not asked again for so long", least=5, most=86_400
+    ),
     Setting("certfile", str, "", "path", "TLS certificate chain, PEM"),
     Setting("keyfile", str, "", "path", "TLS private key, PEM"),
     Setting(

@@ -29,6 +29,7 @@ from marketfeed.server.driver import Driver
 from marketfeed.server.limited import LimitedServer
 from marketfeed.stream.hub import Hub
 from marketfeed.transports.base import Gate, Limits
+from marketfeed.transports.senders import best_sender
 
 log = logging.getLogger("marketfeed.server")
 
@@ -71,7 +72,7 @@ async def _serve(config: Config, on_ready: Callable[[str], None]) -> None:
         store = TickStore.create(config["ring_ticks"], config["instruments"])
     except MemoryError:
         raise ConfigError(f"not enough memory for ring_ticks = {config['ring_ticks']:,}") from None
-    hub = Hub(store, config["coalesce_ms"] / 1000)
+    hub = Hub(store, config["coalesce_ms"] / 1000, sender=best_sender())
     driver = Driver(hub, loop)
     bars = _bars(config, hub, driver, loop)
 
@@ -90,6 +91,7 @@ async def _serve(config: Config, on_ready: Callable[[str], None]) -> None:
         globs=config["max_globs"],
         message_bytes=config["max_message"],
         write_seconds=config["write_timeout"],
+        poll_seconds=config["poll_timeout"],
     )
     gate = Gate(hub, driver.wake, driver.clock, version("marketfeed"), limits, keys)
     app = make_app(gate, lambda: _status(store, hub, bars.stage, gate, runners), config["origin"])

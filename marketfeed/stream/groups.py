@@ -8,7 +8,8 @@ from math import ceil
 
 from marketfeed.model.store import TickStore
 from marketfeed.stream.encoding import ENCODINGS, Encoding
-from marketfeed.stream.lane import Group, Lane, Subscriber
+from marketfeed.stream.frames import Framer
+from marketfeed.stream.lane import Group, Lane, Style, Subscriber
 from marketfeed.stream.session import Session
 from marketfeed.stream.subscription import OfLength, Options, Rule, Selection, is_glob
 
@@ -30,6 +31,7 @@ class Groups:
         self._encodings: dict[tuple[str, bool, frozenset[str] | None], Encoding] = {}
         #: length of bars, s -> how many groups want such
         self.bar_lengths: Counter[int] = Counter()
+        self._framers: dict[Style, Framer] = {}
 
     def lanes(self) -> list[Lane]:
         """Those that have somebody in them."""
@@ -41,6 +43,26 @@ class Groups:
         if key not in self._encodings:
             self._encodings[key] = ENCODINGS[name](self._store.directory, with_feed, fields)
         return self._encodings[key]
+
+    def framer(self, style: Style) -> Framer:
+        """The one instance for groups that are written so."""
+        if style not in self._framers:
+            self._framers[style] = Framer(*style)
+        return self._framers[style]
+
+    def instruments_added(self, begin: int) -> None:
+        """Instruments from id ``begin`` on are new: they are routed, and told to those whose ticks name them by id."""
+        for lane in self.lanes():
+            ids_of = {
+                group: [i for _, i in group.selection.resolve(self._store.directory, begin)]
+                for group in lane.instruments_added(begin)
+                if group.encoding.RECORDS
+            }
+            if not any(ids_of.values()):
+                continue
+            in_step = [subscriber for group in ids_of for subscriber in (*group.ready, *group.careful)]
+            for subscriber in (*in_step, *lane.behind):
+                subscriber.session.introduce(ids_of.get(subscriber.group, ()))
 
     # ---- a session's subscribers ----------------------------------------------------------------------
 
@@ -73,8 +95,7 @@ class Groups:
     def remove(self, subscriber: Subscriber) -> None:
         session, group = subscriber.session, subscriber.group
         session.subscribers.remove(subscriber)
-        group.ready.pop(subscriber, None)
-        group.careful.pop(subscriber, None)
+        group.unseat(subscriber)
         group.lane.behind.pop(subscriber, None)
         self._leave_group(group, subscriber.options)
         self.place(session)
@@ -100,8 +121,7 @@ class Groups:
 
     def leave(self, subscriber: Subscriber) -> None:
         group = subscriber.group
-        group.ready.pop(subscriber, None)
-        group.careful.pop(subscriber, None)
+        group.unseat(subscriber)
         subscriber.in_step = False
         subscriber.cursor = group.lane.cursor
         group.lane.behind[subscriber] = None
@@ -111,10 +131,7 @@ class Groups:
         alone = len(session.subscribers) == 1
         for subscriber in session.subscribers:
             if subscriber.in_step:
-                group = subscriber.group
-                group.ready.pop(subscriber, None)
-                group.careful.pop(subscriber, None)
-                (group.ready if alone else group.careful)[subscriber] = session.link.raw_send
+                subscriber.group.seat(subscriber, alone)
 
     # ---- lanes and groups -------------------------------------------------------------------------------------
 
@@ -150,8 +167,7 @@ class Groups:
             if old.members == 1 and self._extend(old, subscriber.options, selection):
                 continue
             subscriber.group = self._join_group(session, subscriber.options, selection)
-            old.ready.pop(subscriber, None)
-            old.careful.pop(subscriber, None)
+            old.unseat(subscriber)
             self._leave_group(old, subscriber.options)
         self.place(session)
 

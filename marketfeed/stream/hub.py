@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections import defaultdict, deque
+from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 from math import inf
@@ -17,14 +17,15 @@ from marketfeed.model.clock import Clock, SystemClock
 from marketfeed.model.instruments import InstrumentDirectory
 from marketfeed.model.ring import Lost
 from marketfeed.model.store import TickStore
-from marketfeed.model.tick import QUOTE
+from marketfeed.model.tick import QUOTE, RAW, TICK, Ticks
 from marketfeed.stream import protocol
 from marketfeed.stream.codes import CloseCode, ErrorCode, GapReason, ProtocolError
-from marketfeed.stream.encoding import Encoding
+from marketfeed.stream.encoding import EncodedTicks, Encoding
+from marketfeed.stream.frames import Frames
 from marketfeed.stream.groups import Groups
 from marketfeed.stream.heartbeat import Heartbeats
-from marketfeed.stream.lane import FRAME_TICKS, Changes, Lane, Subscriber
-from marketfeed.stream.link import Link, RawSend, Took
+from marketfeed.stream.lane import FRAME_TICKS, Changes, Lane, Seats, Subscriber, Wanted
+from marketfeed.stream.link import Sender, Took, no_wires
 from marketfeed.stream.positions import SCAN_TICKS, check_position, position_of_time
 from marketfeed.stream.session import Session
 from marketfeed.stream.subscription import BARS, Options, covering
@@ -86,11 +87,14 @@ class Hub:
         coalesce: seconds; the shortest time between two flushes of a lane while ticks keep coming. After an idle
             moment the first tick goes out at once.
         clock: the time that heartbeats tell; the machine's by default.
+        sender: what puts frames on the wires of links that have one.
 
     Whoever drives it calls :meth:`run` when ticks were published, and again when :meth:`run` said.
     """
 
-    def __init__(self, store: TickStore, coalesce: float = 0.005, clock: Clock | None = None) -> None:
+    def __init__(
+        self, store: TickStore, coalesce: float = 0.005, clock: Clock | None = None, sender: Sender = no_wires
+    ) -> None:
         if not 0 < coalesce <= 1:
             raise ValueError(f"the coalescing window is more than 0 s and at most 1 s, not {coalesce}")
         self.store = store
@@ -99,6 +103,7 @@ class Hub:
         self._servable: deque[Session] = deque()
         self._instruments_seen = len(store.directory)
         self._clock = clock or SystemClock()
+        self._sender = sender
         self._heartbeats = Heartbeats()
 
     @property
@@ -156,8 +161,7 @@ class Hub:
         begin, count = self._instruments_seen, len(self.store.directory)
         if begin < count:
             self._instruments_seen = count
-            for lane in self._groups.lanes():
-                lane.instruments_added(begin)
+            self._groups.instruments_added(begin)
 
     # ---- a lane's flush ----------------------------------------------------------------------------------------
 
@@ -180,55 +184,72 @@ class Hub:
             self._flush(lane, now)
 
     def _deliver(self, lane: Lane, changes: Changes, before: int) -> None:
-        places, pairs = lane.wanted(changes.ticks)
-        if not pairs:
+        wanted = lane.wanted(changes.ticks)
+        if wanted is None:
             return
-        ticks, seqs = changes.ticks[places], changes.seqs[places]
-        pieces_of: dict[Encoding, list[bytes]] = {}
-        # Many groups want just one of the ticks: its frame is the same for all of them.
-        frame_of_one: dict[tuple[int, Encoding, type[Link]], bytes] = {}
-        fast: defaultdict[type[Link], list[tuple[bytes, dict[Subscriber, RawSend]]]] = defaultdict(list)
-        careful: list[tuple[bytes, Subscriber]] = []
-        frames_sent = ticks_sent = 0
-        for group, wanted in pairs.items():
-            ready = group.ready
-            if not ready and not group.careful:
-                continue
-            encoding = group.encoding
-            pieces = pieces_of.get(encoding)
-            if pieces is None:
-                pieces = pieces_of[encoding] = encoding.ticks(ticks, seqs)
-            if len(wanted) > 1:
-                frame = group.wrap(encoding.frame([pieces[n] for n in wanted]), encoding.BINARY, changes.cursor)
-            else:
-                n = wanted[0]
-                one = (n, encoding, group.link_type)
-                frame = frame_of_one.get(one) or group.wrap(
-                    encoding.frame([pieces[n]]), encoding.BINARY, changes.cursor
-                )
-                frame_of_one[one] = frame
-            members = len(ready)
-            if members:
-                fast[group.link_type].append((frame, ready))
-            if group.careful:
-                careful += [(frame, subscriber) for subscriber in group.careful]
-                members += len(group.careful)
-            frames_sent += members
-            ticks_sent += members * len(wanted)
-        self.stats.frames += frames_sent
-        self.stats.ticks += ticks_sent
-        for link_type, frames in fast.items():
-            for subscriber, taken in link_type.deliver(frames):
-                self._stalled(subscriber.session)
-                if not taken:
-                    subscriber.cursor = before
-        for frame, subscriber in careful:
-            session = subscriber.session
-            took = session.link.send(frame) if session.can_take else Took.NOTHING
-            if took is not Took.MORE and session.can_take:
-                self._stalled(session)
-            if took is Took.NOTHING:
+        ticks, seqs = changes.ticks, changes.seqs
+        if len(wanted.slots) > 1 or len(wanted.order) < len(ticks):
+            needed = np.zeros(len(ticks), np.bool_)
+            needed[wanted.order] = True
+            if not needed.all():
+                # Only what somebody wants is written.
+                places = needed.nonzero()[0]
+                ticks, seqs = ticks.view(RAW)[places].view(TICK), seqs[places]
+                wanted = wanted._replace(order=(needed.cumsum() - 1)[wanted.order])
+        seats = lane.seats
+        # Looked up before anything is sent: a session that can take no more loses the seats of all its subscribers.
+        careful = seats.with_care(wanted.slots)
+        encoded_in: dict[Encoding, EncodedTicks] = {}
+        for style, part in lane.by_style(wanted):
+            framer = self._groups.framer(style)
+            encoded = encoded_in.get(framer.encoding)
+            if encoded is None:
+                encoded = encoded_in[framer.encoding] = framer.encoding.ticks(ticks, seqs)
+            for made in framer.frames(part, encoded, changes.cursor):
+                self._put_at_once(seats, part, made, before)
+                if careful:
+                    self._put_with_care(careful, part, made, before)
+
+    def _put_at_once(self, seats: Seats, wanted: Wanted, made: Frames, before: int) -> None:
+        """Send these frames to all who are ready for them."""
+        slots = wanted.slots[made.groups]
+        ready = seats.ready[slots]
+        wires = seats.wires(slots, ready)
+        if not len(wires):
+            return
+        self.stats.frames += len(wires)
+        if len(slots) == 1:
+            # One frame for all, as where everybody takes everything.
+            self.stats.ticks += len(wires) * len(wanted.order)
+            sent = self._sender(made.buffer, 0, len(made.buffer), wires)
+        else:
+            self.stats.ticks += int((ready * np.diff(wanted.bounds[made.groups.start : made.groups.stop + 1])).sum())
+            sent = self._sender(made.buffer, made.begins.repeat(ready), made.lengths.repeat(ready), wires)
+        if sent is None:
+            return
+        lengths = made.lengths.repeat(ready)
+        # Who they are has to be known of all before the first of them leaves.
+        late = [(*seats.at(slots, ready, k), int(sent[k])) for k in (sent != lengths).nonzero()[0].tolist()]
+        for n, subscriber, taken in late:
+            on_its_way = subscriber.session.link.finish(made.frame(n), taken)
+            self.stalled(subscriber.session)
+            if not on_its_way:
                 subscriber.cursor = before
+
+    def _put_with_care(self, careful: dict[int, list[Subscriber]], wanted: Wanted, made: Frames, before: int) -> None:
+        """Send these frames to those who may not be able to take them any more."""
+        sizes = np.diff(wanted.bounds)[made.groups].tolist()
+        for n, slot in enumerate(wanted.slots[made.groups].tolist()):
+            for subscriber in careful.get(slot, ()):
+                session = subscriber.session
+                took = session.link.send(made.frame(n)) if session.can_take else Took.NOTHING
+                if took is not Took.MORE:
+                    self.stalled(session)
+                if took is Took.NOTHING:
+                    subscriber.cursor = before
+                else:
+                    self.stats.frames += 1
+                    self.stats.ticks += sizes[n]
 
     def _lane_lost(self, lane: Lane, lost: Lost) -> None:
         """The lane itself was lapped, and with it all that are in step."""
@@ -318,8 +339,7 @@ class Hub:
         # In one frame all up to now was seen; of several the first are old by now.
         end = self.store.ring.head if in_one and until < lane.cursor and not lane.every else until
         if len(ticks):
-            pieces = group.encoding.ticks(ticks, seqs)
-            if self._send(subscriber, pieces, end if complete else None) is Took.NOTHING:
+            if self._send(subscriber, ticks, seqs, end if complete else None) is Took.NOTHING:
                 return False
             subscriber.top = max(subscriber.top, int(seqs[-1]))
         if not complete:
@@ -334,12 +354,14 @@ class Hub:
     def _serve_every(self, subscriber: Subscriber) -> bool:
         """The ticks after its cursor, up to where its lane stands. Returns whether there is more to do."""
         group = subscriber.group
-        span = self.store.read(subscriber.cursor, SCAN_TICKS, group.lane.cursor)
+        span = self.store.read(subscriber.cursor, subscriber.scan, group.lane.cursor)
         if span.lost:
             # First the gap by itself: should the link take no more after it, the ticks behind it are still to be had.
             subscriber.cursor = span.lost.last
             self._tell_lost(subscriber.session, span.lost)
-            return True
+            if not subscriber.session.can_take:
+                return True
+            # What this read did save goes out at once: the next one may come too late for it again, and so on.
         ticks = span.ticks
         mine = group.mask(self.store)[ticks["kind"].astype(np.intp) - QUOTE, ticks["instrument"]]
         places = np.nonzero(mine)[0]
@@ -349,20 +371,27 @@ class Hub:
         if len(places) > FRAME_TICKS:
             places = places[:FRAME_TICKS]
             cursor = span.first + int(places[-1])
+            subscriber.scan = max(FRAME_TICKS, subscriber.scan // 2)
+        elif len(ticks) == subscriber.scan and len(places) <= FRAME_TICKS // 2:
+            subscriber.scan = min(SCAN_TICKS, subscriber.scan * 2)
         if len(places):
             seqs = (places + span.first).astype(np.uint64)
-            if self._send(subscriber, group.encoding.ticks(ticks[places], seqs), cursor) is Took.NOTHING:
+            if len(places) < len(ticks):
+                # As one piece each: numpy copies a record column by column otherwise.
+                ticks = ticks.view(RAW).take(places).view(TICK)
+            if self._send(subscriber, ticks, seqs, cursor) is Took.NOTHING:
                 return False
         subscriber.cursor = cursor
         return not self._groups.join(subscriber)
 
-    def _send(self, subscriber: Subscriber, pieces: list[bytes], seq: int | None) -> Took:
+    def _send(self, subscriber: Subscriber, ticks: Ticks, seqs: NDArray[np.uint64], seq: int | None) -> Took:
+        """``seq``: see :meth:`Link.wrap`."""
         group = subscriber.group
-        frame = group.wrap(group.encoding.frame(pieces), group.encoding.BINARY, seq)
+        frame = group.wrap(group.encoding.ticks(ticks, seqs).frame(), group.encoding.BINARY_TICKS, seq)
         took = subscriber.session.link.send(frame)
         if took is not Took.NOTHING:
             self.stats.frames += 1
-            self.stats.ticks += len(pieces)
+            self.stats.ticks += len(ticks)
         if took is not Took.MORE:
             self._stalled(subscriber.session)
         return took

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections.abc import Iterable
+from functools import cache
 from math import inf
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
@@ -14,7 +15,8 @@ from marketfeed.model.ring import Lost
 from marketfeed.model.store import TickStore
 from marketfeed.model.tick import QUOTE, TICK_KINDS, Ticks, empty_ticks
 from marketfeed.stream.encoding import Encoding
-from marketfeed.stream.link import Link, RawSend
+from marketfeed.stream.link import NO_WIRE, Link
+from marketfeed.stream.routes import Routes
 from marketfeed.stream.subscription import CHANNELS, Condition, Options, Selection
 
 if TYPE_CHECKING:
@@ -26,7 +28,21 @@ FRAME_TICKS = 2048
 #: By so much of its window a pass of every tick may begin early.
 _EARLY = 0.2
 
+#: How a group is written.
+Style = tuple[Encoding, type[Link]]
+
+#: No feed has this id: a directory holds far fewer.
+_NO_FEED = np.iinfo(np.uint16).max
+
 _K = TypeVar("_K")
+
+
+@cache
+def _of_kinds(kinds: tuple[int, ...]) -> NDArray[np.bool_]:
+    """Shape (256,): which kinds of tick are among these."""
+    among = np.zeros(256, np.bool_)
+    among[list(kinds)] = True
+    return among
 
 
 class Subscriber:
@@ -52,6 +68,8 @@ class Subscriber:
         self.given: NDArray[np.bool_] | None = None
         #: the newest that it has been given by itself
         self.top = 0
+        #: (every tick) behind, it looks through so many ticks for a frame: about as many as make one of those it wants
+        self.scan = FRAME_TICKS
         #: (latest lanes) seconds on the hub's clock before which it is given nothing more
         self.not_before = -inf
 
@@ -71,7 +89,11 @@ class Subscriber:
 
 
 class Group:
-    """All subscribers of a lane that get the same frames."""
+    """All subscribers of a lane that get the same frames.
+
+    Those in step are seated: in ``ready`` where the session has no other subscriber and its link has a wire, so that
+    all of them are sent to in one call; else in ``careful``, where each is asked first whether it can take more.
+    """
 
     def __init__(
         self, lane: Lane, selection: Selection, where: Condition | None, encoding: Encoding, link_type: type[Link]
@@ -82,20 +104,48 @@ class Group:
         self.encoding = encoding
         self.link_type = link_type
         self.wrap = link_type.wrap
+        #: its number in the lane's arrays
+        self.slot = -1
         self.members = 0
-        #: in step, the session's only subscriber: one send each, with nothing to ask first
-        self.ready: dict[Subscriber, RawSend] = {}
-        #: in step, but another subscriber of the session may have filled its link meanwhile
-        self.careful: dict[Subscriber, RawSend] = {}
+        self.ready: dict[Subscriber, None] = {}
+        self.careful: dict[Subscriber, None] = {}
+        self._wires: NDArray[np.int64] | None = None
         #: kinds of which it takes everything
-        self.wide = [kind for kind in CHANNELS.values() if selection.takes_all(kind)]
-        self.cells: list[int] = []
+        self.wide = tuple(kind for kind in CHANNELS.values() if selection.takes_all(kind))
+        self.cells: dict[int, None] = {}
+
+    def seat(self, subscriber: Subscriber, alone: bool) -> None:
+        """It is in step; ``alone`` = its session has no other subscriber."""
+        self.ready.pop(subscriber, None)
+        self.careful.pop(subscriber, None)
+        seats = self.ready if alone and subscriber.session.link.wire != NO_WIRE else self.careful
+        seats[subscriber] = None
+        self._seated()
+
+    def unseat(self, subscriber: Subscriber) -> None:
+        """It is not in step any more, or in another group."""
+        if subscriber in self.ready or subscriber in self.careful:
+            self.ready.pop(subscriber, None)
+            self.careful.pop(subscriber, None)
+            self._seated()
+
+    def _seated(self) -> None:
+        self._wires = None
+        wire = next(iter(self.ready)).session.link.wire if len(self.ready) == 1 else NO_WIRE
+        self.lane.seats.set(self.slot, len(self.ready), len(self.careful), wire)
+
+    @property
+    def wires(self) -> NDArray[np.int64]:
+        """Of those in ``ready``, in their order."""
+        if self._wires is None:
+            self._wires = np.array([subscriber.session.link.wire for subscriber in self.ready], np.int64)
+        return self._wires
 
     def mask(self, store: TickStore) -> NDArray[np.bool_]:
         """Which (kind, instrument) it takes, shape (kinds, capacity)."""
         capacity = store.directory.capacity
         mask = np.zeros((len(CHANNELS), capacity), np.bool_)
-        mask.reshape(-1)[self.cells] = True
+        mask.reshape(-1)[list(self.cells)] = True
         for kind in self.wide:
             if self.selection.feed is None:
                 mask[kind - QUOTE] = True
@@ -104,6 +154,86 @@ class Group:
                 if self.selection.feed in feeds:
                     mask[kind - QUOTE] |= store.directory.of_feed(feeds.index(self.selection.feed))
         return mask
+
+
+class Seats:
+    """What a flush has to know of each group, in arrays by slot: see :class:`Group`.
+
+    Attributes:
+        ready, careful: how many of the group are in step, by where they sit.
+        style: which of :attr:`Lane.styles` the group is written in.
+    """
+
+    def __init__(self) -> None:
+        self._groups: list[Group | None] = []
+        self.ready = np.zeros(16, np.int64)
+        self.careful = np.zeros(16, np.int64)
+        self.style = np.zeros(16, np.int64)
+        #: the wire of the only one that is ready
+        self._wire = np.full(16, NO_WIRE, np.int64)
+        #: how many slots have nobody in step, and how many have somebody careful
+        self._empty = self._with_careful = 0
+
+    def add(self, group: Group, style: int) -> None:
+        """A group in its slot."""
+        while group.slot >= len(self._groups):
+            self._groups.append(None)
+            self._empty += 1
+        for name in ("ready", "careful", "style", "_wire"):
+            array = getattr(self, name)
+            if group.slot >= len(array):
+                setattr(self, name, np.concatenate((array, np.zeros_like(array))))
+        self._groups[group.slot] = group
+        self.style[group.slot] = style
+        self._wire[group.slot] = NO_WIRE
+
+    def remove(self, slot: int) -> None:
+        """The slot has no group any more."""
+        self.set(slot, 0, 0, NO_WIRE)
+        self._groups[slot] = None
+
+    def set(self, slot: int, ready: int, careful: int, wire: int) -> None:
+        """So many of the group are in step; ``wire`` = of the only one that is ready."""
+        before, with_care = int(self.ready[slot]), int(self.careful[slot])
+        self._empty += int(not ready + careful) - int(not before + with_care)
+        self._with_careful += int(careful > 0) - int(with_care > 0)
+        self.ready[slot], self.careful[slot], self._wire[slot] = ready, careful, wire
+
+    @property
+    def all_taken(self) -> bool:
+        """Whether every slot has somebody in step."""
+        return not self._empty
+
+    def group(self, slot: int) -> Group:
+        """Whose slot it is."""
+        group = self._groups[slot]
+        assert group is not None
+        return group
+
+    def with_care(self, slots: NDArray[np.int64]) -> dict[int, list[Subscriber]]:
+        """Those who are careful, by slot; of these slots."""
+        if not self._with_careful:
+            return {}
+        return {slot: list(self.group(slot).careful) for slot in slots[self.careful[slots] > 0].tolist()}
+
+    def wires(self, slots: NDArray[np.int64], ready: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The wires of all that are ready in these groups; ``ready``: how many each has."""
+        if len(slots) == 1:
+            return self.group(int(slots[0])).wires
+        single = self._wire[slots]
+        if (ready == 1).all():
+            return single
+        parts = [
+            self.group(slot).wires if count > 1 else single[n : n + count]
+            for n, (slot, count) in enumerate(zip(slots.tolist(), ready.tolist(), strict=True))
+        ]
+        return np.concatenate(parts)
+
+    def at(self, slots: NDArray[np.int64], ready: NDArray[np.int64], k: int) -> tuple[int, Subscriber]:
+        """Whose wire is the k-th of :meth:`wires`: the place of its slot, and who it is."""
+        ends = ready.cumsum()
+        n = int(ends.searchsorted(k, side="right"))
+        return n, list(self.group(int(slots[n])).ready)[k - int(ends[n] - ready[n])]
 
 
 class Changes(NamedTuple):
@@ -116,6 +246,23 @@ class Changes(NamedTuple):
     lost: Lost | None
     #: where the lane stands after this
     cursor: int
+
+
+class Wanted(NamedTuple):
+    """Who wants which ticks: group ``slots[g]`` the places ``order[bounds[g]:bounds[g + 1]]``, ascending."""
+
+    #: shape (groups,), ascending
+    slots: NDArray[np.int64]
+    #: shape (groups + 1,)
+    bounds: NDArray[np.int64]
+    #: shape (pairs,)
+    order: NDArray[np.int64]
+
+    def of(self, chosen: NDArray[np.bool_]) -> Wanted:
+        """The same of some groups only; chosen: shape (groups,)."""
+        lengths = np.diff(self.bounds)
+        bounds = np.concatenate(([0], lengths[chosen].cumsum()))
+        return Wanted(self.slots[chosen], bounds, self.order[chosen.repeat(lengths)])
 
 
 _NOTHING = Changed(empty_ticks(0), np.zeros(0, np.uint64))
@@ -150,9 +297,12 @@ class Lane:
         self._rest = _NOTHING
         self.groups: dict[tuple[Selection, Options, Encoding, type[Link]], Group] = {}
         self.behind: dict[Subscriber, None] = {}
-        self._routes: dict[int, dict[Group, None]] = {}
-        self._routed = np.zeros(len(CHANNELS) * self._capacity, np.bool_)
-        self._wide: dict[tuple[str | None, int], dict[Group, None]] = {}
+        self.seats = Seats()
+        self._routes = Routes()
+        #: (feed, kinds of which everything is taken) -> groups
+        self._wide: dict[tuple[str | None, tuple[int, ...]], dict[Group, None]] = {}
+        #: how a group is written -> the number that stands for it in ``seats``
+        self.styles: dict[Style, int] = {}
         #: how many groups have a condition
         self._conditional = 0
         # Whom to ask when a new instrument appears.
@@ -192,46 +342,89 @@ class Lane:
         self._rest = Changed(ticks[FRAME_TICKS:], seqs[FRAME_TICKS:])
         return Changes(ticks[:FRAME_TICKS], seqs[:FRAME_TICKS], None, int(seqs[FRAME_TICKS - 1]))
 
-    def wanted(self, ticks: Ticks) -> tuple[NDArray[np.intp], dict[Group, list[int]]]:
-        """Which ticks anyone wants (their places, ascending), and each group's ticks (places in those places)."""
-        kinds = ticks["kind"].astype(np.intp) - QUOTE
-        cells = ticks["instrument"] + kinds * self._capacity
-        hit = self._routed[cells]
-        wide = self._wide_groups() if self._wide else {}
-        for (feed, kind), groups in wide.items():
-            if groups:
-                hit |= (ticks["feed"] == feed) & (kinds == kind - QUOTE)
-        places = np.nonzero(hit)[0]
-        pairs: defaultdict[Group, list[int]] = defaultdict(list)
-        routes = self._routes
-        nobody: dict[Group, None] = {}
-        for n, cell in enumerate(cells[places].tolist()):
-            for group in routes.get(cell, nobody):
-                pairs[group].append(n)
-        if wide:
-            for n, key in enumerate(zip(ticks["feed"][places].tolist(), ticks["kind"][places].tolist(), strict=True)):
-                for group in wide[key]:
-                    pairs[group].append(n)
-            # A group that takes all of one kind and some of the other is given both in one order.
-            for group in {group for groups in wide.values() for group in groups if group.cells and group in pairs}:
-                pairs[group].sort()
-        if self._conditional:
-            _keep_where(ticks[places], pairs)
-        return places, pairs
+    def wanted(self, ticks: Ticks) -> Wanted | None:
+        """Which groups that have somebody in step want which of these ticks; None = nobody wants any."""
+        n = len(ticks)
+        found = [self._wanting_all(ticks, *wide) for wide in self._wide.items()]
+        if not self._routes.empty:
+            cells = ticks["kind"].astype(np.int64)
+            cells -= QUOTE
+            cells *= self._capacity
+            cells += ticks["instrument"]
+            found.append(self._routes.wanting(cells))
+        if not found:
+            return None
+        places, slots = found[0]
+        if len(found) > 1:
+            places = np.concatenate([each[0] for each in found])
+            slots = np.concatenate([each[1] for each in found])
+        if not self.seats.all_taken:
+            taken = ((self.seats.ready + self.seats.careful) > 0)[slots]
+            places, slots = places[taken], slots[taken]
+        if not len(slots):
+            return None
+        if len(found) == len(self._wide) == 1 and slots[0] == slots[-1]:
+            # One group that takes all there is: it is in order.
+            wanted = Wanted(slots[:1], np.array([0, len(slots)]), places)
+        else:
+            # By slot, and in order within each.
+            bits = n.bit_length()
+            keys = slots << bits
+            keys |= places
+            keys.sort()
+            order = keys & (1 << bits) - 1
+            keys >>= bits
+            first = np.ones(len(keys), np.bool_)
+            np.not_equal(keys[1:], keys[:-1], out=first[1:])
+            begins = first.nonzero()[0]
+            wanted = Wanted(keys[begins], np.append(begins, len(keys)), order)
+        return self._where_holds(wanted, ticks) if self._conditional else wanted
 
-    def _wide_groups(self) -> dict[tuple[int, int], list[Group]]:
-        """(feed, kind) -> the groups that take all of it."""
-        return {
-            (feed, kind): [group for name in (None, text) for group in self._wide.get((name, kind), ())]
-            for feed, text in enumerate(self._store.directory.feeds())
-            for kind in CHANNELS.values()
-        }
+    def _wanting_all(
+        self, ticks: Ticks, key: tuple[str | None, tuple[int, ...]], groups: dict[Group, None]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """As :meth:`Routes.wanting`, of groups that take all of these kinds, of this feed or of any."""
+        feed, kinds = key
+        mine = _of_kinds(kinds)[ticks["kind"]]
+        feeds = self._store.directory.feeds()
+        if feed is not None and feeds != [feed]:
+            mine &= ticks["feed"] == (feeds.index(feed) if feed in feeds else _NO_FEED)
+        places = mine.nonzero()[0]
+        slots = np.array([group.slot for group in groups]).repeat(len(places))
+        return (places, slots) if len(groups) == 1 else (np.tile(places, len(groups)), slots)
+
+    def by_style(self, wanted: Wanted) -> list[tuple[Style, Wanted]]:
+        """The same by how the groups are written."""
+        if len(self.styles) == 1:
+            return [(next(iter(self.styles)), wanted)]
+        styles = self.seats.style[wanted.slots]
+        parts = [(how, styles == number) for how, number in self.styles.items()]
+        return [(how, wanted.of(mine)) for how, mine in parts if mine.any()]
+
+    def _where_holds(self, wanted: Wanted, ticks: Ticks) -> Wanted | None:
+        """Leave out what a group's condition does not hold for; each condition is asked once."""
+        held: dict[Condition, NDArray[np.bool_]] = {}
+        keep = np.ones(len(wanted.order), np.bool_)
+        for slot, begin, end in zip(wanted.slots.tolist(), wanted.bounds, wanted.bounds[1:], strict=False):
+            group = self.seats.group(slot)
+            if group.where is not None:
+                if group.where not in held:
+                    held[group.where] = group.where.holds(ticks)
+                keep[begin:end] = held[group.where][wanted.order[begin:end]]
+        bounds = np.concatenate(([0], keep.cumsum()))[wanted.bounds]
+        some = bounds[1:] > bounds[:-1]
+        if not some.any():
+            return None
+        return Wanted(wanted.slots[some], np.append(bounds[:-1][some], bounds[-1]), wanted.order[keep])
 
     def add(self, group: Group) -> None:
         """Route to this group what it selects, now and when it appears."""
+        group.slot = self._routes.new()
+        style = self.styles.setdefault((group.encoding, group.link_type), len(self.styles))
+        self.seats.add(group, style)
         self._conditional += group.where is not None
-        for kind in group.wide:
-            self._wide.setdefault((group.selection.feed, kind), {})[group] = None
+        if group.wide:
+            self._wide.setdefault((group.selection.feed, group.wide), {})[group] = None
         for name in group.selection.names():
             self._by_name.setdefault(name, {})[group] = None
         if group.selection.has_globs():
@@ -240,18 +433,20 @@ class Lane:
 
     def remove(self, group: Group) -> None:
         """Forget this group."""
+        self.seats.remove(group.slot)
+        self._routes.retire(group.slot)
         self._conditional -= group.where is not None
-        for kind in group.wide:
-            _discard(self._wide, (group.selection.feed, kind), group)
+        if group.wide:
+            _discard(self._wide, (group.selection.feed, group.wide), group)
         for name in group.selection.names():
             _discard(self._by_name, name, group)
         self._globbing.pop(group, None)
-        for cell in group.cells:
-            if _discard(self._routes, cell, group):
-                self._routed[cell] = False
 
-    def instruments_added(self, begin: int) -> None:
-        """Instruments from id ``begin`` on are new: route them to whoever waits for such."""
+    def instruments_added(self, begin: int) -> Iterable[Group]:
+        """Instruments from id ``begin`` on are new: route them to whoever waits for such.
+
+        Returns those who may take one of them.
+        """
         directory = self._store.directory
         waiting = dict(self._globbing)
         feeds = directory.feeds()
@@ -260,6 +455,7 @@ class Lane:
                 waiting |= self._by_name.get(name, {})
         for group in waiting:
             self._route(group, begin)
+        return waiting
 
     def extend(self, group: Group, selection: Selection) -> bool:
         """Give a group a selection that takes what it took and more, at the cost of what is more.
@@ -289,33 +485,14 @@ class Lane:
             for kind, i in (selection or group.selection).resolve(self._store.directory, begin)
             if kind not in group.wide
         ]
-        for cell in cells:
-            groups = self._routes.setdefault(cell, {})
-            if group not in groups:
-                groups[group] = None
-                group.cells.append(cell)
-        self._routed[cells] = True
+        new = [cell for cell in cells if cell not in group.cells]
+        group.cells.update(dict.fromkeys(new))
+        self._routes.add(group.slot, new)
 
 
-def _keep_where(ticks: Ticks, pairs: dict[Group, list[int]]) -> None:
-    """Take out the pairs whose group has a condition that does not hold; each condition is asked once."""
-    held: dict[Condition, list[bool]] = {}
-    for group in [group for group in pairs if group.where is not None]:
-        where = group.where
-        assert where is not None
-        if where not in held:
-            held[where] = where.holds(ticks).tolist()
-        keep = held[where]
-        pairs[group] = [n for n in pairs[group] if keep[n]]
-        if not pairs[group]:
-            del pairs[group]
-
-
-def _discard(table: dict[_K, dict[Group, None]], key: _K, group: Group) -> bool:
-    """Take the group out of that entry; whether the entry went with it."""
+def _discard(table: dict[_K, dict[Group, None]], key: _K, group: Group) -> None:
+    """Take the group out of that entry, and the entry with the last one."""
     entry = table[key]
     del entry[group]
-    if entry:
-        return False
-    del table[key]
-    return True
+    if not entry:
+        del table[key]

@@ -1,18 +1,24 @@
-"""The way out, as the stream sees it. What is behind it (a WebSocket, a long poll, a test) the stream does not know."""
+"""The way out, as the stream sees it. What is behind it (a WebSocket, a long poll, a test) the stream does not know.
+
+::
+
+    hub ──one buffer, many (begin, length, wire)──> Sender     what the network takes at once, for all in one call
+        └─one frame──> Link.send                               one session by itself
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from enum import Enum
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 from marketfeed.stream.codes import CloseCode
 
-if TYPE_CHECKING:
-    from marketfeed.stream.lane import Subscriber
-
-#: Takes a frame; returns its length when all of it is on its way and more can be taken, else some other number.
-RawSend = Callable[[bytes], int]
+#: The wire of a link that only takes frames by :meth:`Link.send`.
+NO_WIRE = -1
 
 
 class Took(Enum):
@@ -26,6 +32,32 @@ class Took(Enum):
     NOTHING = "nothing"
 
 
+#: Whole numbers, shape (n,); where one stands for all, just that one.
+Numbers = NDArray[np.int64] | int
+
+
+class Sender(Protocol):
+    """Puts frames on many wires in one call. Never waits."""
+
+    def __call__(
+        self, buffer: bytes, begins: Numbers, lengths: Numbers, wires: NDArray[np.int64]
+    ) -> NDArray[np.int64] | None:
+        """Send ``buffer[begins[k]:begins[k] + lengths[k]]`` to ``wires[k]``, for every k.
+
+        Args:
+            wires: shape (n,), n > 0. None is named twice.
+
+        Returns:
+            Shape (n,): how many bytes each wire took, from none to all; less than 0 = it is broken. None = each took
+            all, the usual case.
+        """
+
+
+def no_wires(buffer: bytes, begins: Numbers, lengths: Numbers, wires: NDArray[np.int64]) -> None:
+    """The sender of those who have none."""
+    raise RuntimeError("a link has a wire, but there is no sender")
+
+
 class Link(Protocol):
     """One session's way out. At most one frame that the network did not take yet is kept in it.
 
@@ -33,8 +65,13 @@ class Link(Protocol):
     one sends before that.
     """
 
-    #: what :meth:`deliver` calls for a session that can take a frame
-    raw_send: RawSend
+    #: what a :class:`Sender` knows it by while it can take frames so; :data:`NO_WIRE` = only by :meth:`send`. A link
+    #: that loses its wire says before that it can take no more.
+    wire: int
+
+    #: (length of a payload, whether it is binary) -> what goes before it; nothing goes behind it. None = frames are
+    #: made otherwise, see :meth:`wrap`.
+    head: Callable[[int, bool], bytes] | None
 
     @staticmethod
     def wrap(payload: bytes, binary: bool, seq: int | None) -> bytes:
@@ -48,15 +85,14 @@ class Link(Protocol):
                 session with several is where the one is that is furthest behind.
         """
 
-    @staticmethod
-    def deliver(frames: Iterable[tuple[bytes, Mapping[Subscriber, RawSend]]]) -> list[tuple[Subscriber, bool]]:
-        """Send each frame to all that are named with it, none of them named twice.
-
-        Returns those that can take no more, and whether they took this frame.
-        """
-
     def send(self, frame: bytes) -> Took:
         """Send one frame to this session alone."""
+
+    def finish(self, frame: bytes, sent: int) -> bool:
+        """Of this frame the wire took only so many bytes (less than 0 = it is broken): see to the rest.
+
+        Returns whether the frame is on its way. Either way the link can take no more for now.
+        """
 
     def close(self, code: CloseCode | int, reason: str) -> None:
         """End the connection, in order where that is possible; does not wait."""

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import datetime
 import re
+from collections.abc import Iterable
 from typing import Annotated, Any
 
 import msgspec
 
 from marketfeed.model.bars import DEFAULT_SECONDS, LONGEST_SECONDS, SHORTEST_SECONDS
+from marketfeed.model.instruments import InstrumentDirectory
 from marketfeed.stream.codes import ErrorCode, GapReason, ProtocolError
 from marketfeed.stream.encoding.fields import FIELDS, check_fields
 from marketfeed.stream.subscription import CHANNELS, Options, check_pattern
@@ -197,6 +199,13 @@ def heartbeat(epoch: int, seq: int, now_ns: int) -> Message:
     return {"T": "heartbeat", "epoch": epoch, "seq": seq, "t": now}
 
 
+def instruments(directory: InstrumentDirectory, ids: Iterable[int], with_feed: bool) -> Message:
+    """What the ids in the ticks that follow stand for."""
+    symbols, feed_of, feeds = directory.symbols(), directory.feed_of(), directory.feeds()
+    told = [{"id": i, "S": symbols[i], **({"f": feeds[feed_of[i]]} if with_feed else {})} for i in ids]
+    return {"T": "instruments", "instruments": told}
+
+
 def gap(first: int, last: int | None, reason: GapReason, epoch: int | None = None) -> Message:
     """Ticks `first` to `last`, both inclusive, are lost; `epoch` where it is not the present one."""
     message: Message = {"T": "gap", "from": first, "to": last, "reason": reason.name.lower()}
@@ -211,4 +220,4 @@ def error(code: ErrorCode, text: str) -> Message:
 
 
 #: Every `T` that the server may send.
-MESSAGE_TYPES = ("success", "error", "subscription", "gap", "heartbeat", "q", "t", "b", "u")
+MESSAGE_TYPES = ("success", "error", "subscription", "gap", "heartbeat", "instruments", "q", "t", "b", "u")

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections import deque
+from collections.abc import Callable, Iterable
+from itertools import islice
+from typing import TYPE_CHECKING
 
 from marketfeed.stream import protocol
 from marketfeed.stream.codes import CloseCode, ErrorCode, ProtocolError
 from marketfeed.stream.link import Link, Took
-from marketfeed.stream.subscription import Options, is_glob
+from marketfeed.stream.subscription import Options, Rule, Selection, is_glob
 
 if TYPE_CHECKING:
     from marketfeed.stream.encoding import Encoding
@@ -20,6 +22,9 @@ log = logging.getLogger("marketfeed.session")
 
 #: So many messages besides ticks may wait for a link that is full; a client that asks on without reading is cut.
 _OUTBOX_MESSAGES = 64
+
+#: So many instruments are told in one message, some 40 bytes each, so that it stays below what clients accept.
+_INTRODUCED_AT_ONCE = 2_000
 
 _FASTEST_HEARTBEAT = 0.1
 
@@ -68,9 +73,16 @@ class Session:
         #: waits to be served by the hub
         self.servable = False
         self._outbox: list[protocol.Message] = []
+        # Where ticks name their instrument by its id: by id, whether it was told what that stands for, and those that
+        # it is still to be told. Neither grows beyond the directory.
+        self._introduced = bytearray()
+        self._to_introduce: deque[int] = deque()
         #: seconds between two heartbeats; 0 = none are wanted
         self.heartbeat = 0.0
-        self._erred = False
+        #: the first error that it was told
+        self.error: protocol.Message | None = None
+        #: why it was ended by us
+        self.ended: CloseCode | None = None
         self._closed = False
 
     # ---- from the client -----------------------------------------------------------------------------------------
@@ -103,8 +115,7 @@ class Session:
             do()
         except ProtocolError as error:
             # A line for the first, so that nobody can fill the log; and as a literal, so that nobody can forge a line.
-            log.log(logging.DEBUG if self._erred else logging.INFO, "%s: %d %r", self.name, error.code, str(error))
-            self._erred = True
+            log.log(logging.DEBUG if self.error else logging.INFO, "%s: %d %r", self.name, error.code, str(error))
             self.tell(protocol.error(error.code, str(error)))
         except Exception:
             log.exception("%s: a command failed", self.name)
@@ -131,6 +142,8 @@ class Session:
         keys, options = command.patterns(), command.options()
         if command.heartbeat and command.heartbeat < _FASTEST_HEARTBEAT:
             raise ProtocolError(ErrorCode.SYNTAX, f"heartbeat is 0 or at least {_FASTEST_HEARTBEAT} s")
+        if options.fields is not None and self.encoding.RECORDS:
+            raise ProtocolError(ErrorCode.SYNTAX, f"fields: {self.encoding.NAME} sends whole records, without a choice")
         if command.snapshot and command.since is not None:
             raise ProtocolError(ErrorCode.SYNTAX, "snapshot and since exclude each other")
         wanted = self.state.keys() | set(keys)
@@ -146,6 +159,10 @@ class Session:
         self._tell_state(started.seq, started.recovered)
         if started.gap is not None:
             self.tell(started.gap)
+        if self.encoding.RECORDS:
+            # The hub gives nobody a tick of these before it runs again.
+            wanted_now = Selection(self.feed, {Rule(kind, pattern, True) for kind, pattern in keys})
+            self.introduce(i for _, i in wanted_now.resolve(self.hub.directory))
 
     def _unsubscribe(self, command: protocol.Unsubscribe, now: float) -> None:
         gaps = self.hub.unsubscribe(self, command.patterns(), now)
@@ -156,10 +173,20 @@ class Session:
     def _tell_state(self, seq: int, recovered: bool | None) -> None:
         self.tell(protocol.subscription(self.state, self.hub.store.epoch, seq, recovered, self.heartbeat))
 
+    def position(self) -> int | None:
+        """All that it asked for up to here has been given to its link, or told as a gap. None = not to be said now.
+
+        A snapshot that is on its way is of use only as a whole, and a gap that is still to be told must not be lost.
+        """
+        if self._outbox or any(subscriber.until is not None for subscriber in self.subscribers):
+            return None
+        return min([subscriber.position for subscriber in self.subscribers], default=self.hub.store.ring.head)
+
     def closed(self) -> None:
         """The connection has gone. May be called twice."""
         self._closed = True
         self._outbox.clear()
+        self._to_introduce.clear()
         self.hub.drop(self)
 
     # ---- to the client -------------------------------------------------------------------------------------------
@@ -168,12 +195,26 @@ class Session:
         """Send a message that is not a tick, now or as soon as the link takes one."""
         if self._closed:
             return
+        if message["T"] == "error" and self.error is None:
+            self.error = message
         self._outbox.append(message)
         if len(self._outbox) > _OUTBOX_MESSAGES:
             log.warning("%s: does not read its answers", self.name)
             self._finish(CloseCode.SLOW_CLIENT, "slow client")
         else:
             self._flush_outbox()
+
+    def introduce(self, ids: Iterable[int]) -> None:
+        """Tell what these instruments' ids stand for, each once, before any tick that is sent after this."""
+        if self._closed:
+            return
+        known = self._introduced
+        known.extend(bytes(len(self.hub.directory) - len(known)))
+        for i in ids:
+            if not known[i]:
+                known[i] = True
+                self._to_introduce.append(i)
+        self._flush_outbox()
 
     def writable(self) -> None:
         """The link takes frames again, after it had said that it does not."""
@@ -192,17 +233,27 @@ class Session:
 
     def _finish(self, code: CloseCode, reason: str) -> None:
         if not self._closed:
+            self.ended = code
             self.closed()
             self.link.close(code, reason)
 
     def _flush_outbox(self) -> None:
-        # One a frame: a client's limit for a frame must hold for many answers too.
-        while self._outbox and self.can_take:
-            took = self.link.send(self._frame(self._outbox[:1]))
-            if took is not Took.NOTHING:
-                del self._outbox[0]
+        """Send all that waits. Ticks come behind it: while something waits, the link is full, and takes no tick."""
+        while self.can_take and (self._outbox or self._to_introduce):
+            # One a frame: a client's limit for a frame must hold for many answers too.
+            if self._outbox:
+                took = self._send(self._outbox[0])
+                if took is not Took.NOTHING:
+                    del self._outbox[0]
+            else:
+                ids = list(islice(self._to_introduce, _INTRODUCED_AT_ONCE))
+                took = self._send(protocol.instruments(self.hub.directory, ids, self.encoding.with_feed))
+                if took is not Took.NOTHING:
+                    for _ in ids:
+                        self._to_introduce.popleft()
             if took is not Took.MORE:
                 self.hub.stalled(self)
 
-    def _frame(self, messages: list[dict[str, Any]]) -> bytes:
-        return self.link.wrap(self.encoding.frame(self.encoding.messages(messages)), self.encoding.BINARY, None)
+    def _send(self, message: protocol.Message) -> Took:
+        encoding = self.encoding
+        return self.link.send(self.link.wrap(encoding.messages([message]), encoding.BINARY_MESSAGES, None))

@@ -3,5 +3,6 @@
 ::
 
     client ──command──> transport ──> Gate.admit / Gate.receive ──> Session (stream)
-    client <──frame──── transport <── Link.deliver, Link.send <──── Hub (stream)
+    client <──frame──── transport <── Link.send <──────────────────── Hub (stream)
+    client <──frame──── senders (many sockets in one call) <───────── Hub (stream)
 """

@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 from marketfeed.stream import protocol
 from marketfeed.stream.codes import CloseCode, ErrorCode
 from marketfeed.stream.hub import Hub
-from marketfeed.stream.lane import Subscriber
-from marketfeed.stream.link import Link, RawSend, Took
+from marketfeed.stream.link import NO_WIRE, Link
 from marketfeed.stream.session import Authenticate, Session
 
 log = logging.getLogger("marketfeed.gate")
@@ -43,6 +42,8 @@ class Limits:
     write_seconds: float = 60.0
     #: seconds between two pings, and for the answer to one
     ping_seconds: float = 20.0
+    #: seconds after which a long-polling session that is asked for nothing ends
+    poll_seconds: float = 60.0
 
 
 class Connection(Link, Protocol):
@@ -53,29 +54,17 @@ class Connection(Link, Protocol):
 
 
 class EachLink:
-    """For a link that is not a bare socket: there remain ``wrap``, ``send``, ``close`` and ``check`` to write.
+    """For a link that has no wire: there remain ``wrap``, ``send``, ``close`` and ``check`` to write.
 
     ``send`` must not call the gate before it has returned: the hub is in the midst of giving out frames.
     """
 
-    @staticmethod
-    def deliver(frames: Iterable[tuple[bytes, Mapping[Subscriber, RawSend]]]) -> list[tuple[Subscriber, bool]]:
-        """See :meth:`Link.deliver`."""
-        full = []
-        for frame, subscribers in frames:
-            for subscriber in subscribers:
-                took = subscriber.session.link.send(frame)
-                if took is not Took.MORE:
-                    full.append((subscriber, took is Took.LAST))
-        return full
+    wire = NO_WIRE
+    head: Callable[[int, bool], bytes] | None = None
 
-    def raw_send(self, frame: bytes) -> int:
-        """Only for the contract's sake: :meth:`deliver` asks ``send``, which says more."""
-        return len(frame) if self.send(frame) is Took.MORE else -1
-
-    def send(self, frame: bytes) -> Took:
-        """See :meth:`Link.send`."""
-        raise NotImplementedError
+    def finish(self, frame: bytes, sent: int) -> bool:
+        """Never asked for: see :meth:`Link.finish`."""
+        raise RuntimeError("this link has no wire")
 
 
 class Gate:
@@ -175,6 +164,11 @@ class Gate:
         session = self._sessions.get(connection)
         if session is not None:
             self.hub.stalled(session)
+
+    def position(self, connection: Connection) -> int | None:
+        """Where a client is that has taken all that its link has: see :meth:`Session.position`."""
+        session = self._sessions.get(connection)
+        return None if session is None else session.position()
 
     def end(self, connection: Connection, code: CloseCode) -> None:
         """The transport finds that a connection has to end."""

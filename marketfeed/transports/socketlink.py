@@ -1,13 +1,9 @@
 """Sending past Tornado's own way: what every transport does that has a socket to itself.
 
-Tornado's `write` makes a future and a copy for each client, and `write_message` a task too. Here a frame is made once
-and given to each socket's own `send`; only what a socket does not take goes through Tornado's buffer, and while
-anything is in there nothing else is sent to it. TLS connections always go through that buffer, for only Tornado knows
-their state.
-
-Tried, measured and lost: all sends of a flush as one ``map(call, sends, frames)`` (no bytecode between two sends, no
-difference beside a send's 8 us); headers joined with the pieces in one ``join`` (0.2 us a frame, for an encoding that
-would have to know its transport).
+Tornado's `write` makes a future and a copy for each client, and `write_message` a task too. Here the frames of a flush
+lie in one buffer and go to all sockets in one call (:mod:`marketfeed.transports.senders`); only what a socket does not
+take goes through Tornado's buffer, and while anything is in there nothing else is sent to it. TLS connections always go
+through that buffer, for only Tornado knows their state.
 """
 
 from __future__ import annotations
@@ -15,14 +11,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
-from collections.abc import Iterable, Mapping
-from typing import cast
+from collections.abc import Callable
 
 from tornado.iostream import IOStream, StreamClosedError
 
 from marketfeed.stream.codes import CloseCode
-from marketfeed.stream.lane import Subscriber
-from marketfeed.stream.link import RawSend, Took
+from marketfeed.stream.link import NO_WIRE, Took
 from marketfeed.transports.base import Gate
 
 log = logging.getLogger("marketfeed.socket")
@@ -36,13 +30,17 @@ class SocketLink:
         name: of the client, for the log.
     """
 
+    head: Callable[[int, bool], bytes] | None = None
+
     def __init__(self, stream: IOStream, name: str, gate: Gate) -> None:
         self._stream = stream
         self._name = name
         self._gate = gate
-        self.raw_send: RawSend = stream.socket.send
-        if isinstance(stream.socket, ssl.SSLSocket):
-            self.raw_send = self._send_through_stream
+        self._tls = isinstance(stream.socket, ssl.SSLSocket)
+        self.wire = NO_WIRE if self._tls else stream.socket.fileno()
+        self._close_fd = stream.close_fd
+        # A descriptor that is closed may at once be another client's: nobody may send to it from then on.
+        stream.close_fd = self._closing_fd  # type: ignore[method-assign]  # Tornado tells of it only later
         #: writes that the socket has not taken yet; what it has taken of all, and when that was seen to grow
         self._unfinished = 0
         self._progress = (0, 0.0)
@@ -57,63 +55,46 @@ class SocketLink:
         """See :meth:`Link.close`."""
         raise NotImplementedError
 
-    @staticmethod
-    def deliver(frames: Iterable[tuple[bytes, Mapping[Subscriber, RawSend]]]) -> list[tuple[Subscriber, bool]]:
-        full: list[tuple[Subscriber, bool]] = []
-        for frame, subscribers in frames:
-            n = len(frame)
-            for subscriber, send in subscribers.items():
-                try:
-                    sent = send(frame)
-                except BlockingIOError:
-                    sent = 0
-                except OSError as error:
-                    cast(SocketLink, subscriber.session.link)._cut(error)
-                    full.append((subscriber, False))
-                    continue
-                if sent != n:
-                    link = cast(SocketLink, subscriber.session.link)
-                    full.append((subscriber, link._finish(frame, sent)))
-        return full
-
     def send(self, frame: bytes) -> Took:
         if self._unfinished or self._closing or self._stream.closed():
             return Took.NOTHING
         try:
-            sent = self.raw_send(frame)
+            if self._tls:
+                done = self._stream.write(frame)
+                if not self._stream.writing():
+                    return Took.MORE
+                self._wait_for(done)
+                return Took.LAST
+            sent = self._stream.socket.send(frame)
         except BlockingIOError:
             sent = 0
-        except OSError as error:
+        except (OSError, StreamClosedError) as error:
             self._cut(error)
             return Took.NOTHING
         if sent == len(frame):
             return Took.MORE
-        return Took.LAST if self._finish(frame, sent) else Took.NOTHING
+        return Took.LAST if self.finish(frame, sent) else Took.NOTHING
 
-    def _cut(self, error: OSError) -> None:
-        """Nothing can be sent any more: Tornado is told, and tells the gate when all is closed."""
-        log.debug("%s: %s", self._name, error)
-        self._stream.close(exc_info=error)
-
-    def _finish(self, frame: bytes, sent: int) -> bool:
-        """Leave the rest of a frame to the stream, which writes it when the socket takes it. False = it is closed."""
-        if sent < 0:  # it is in the stream already
-            return not self._stream.closed()
+    def finish(self, frame: bytes, sent: int) -> bool:
+        if sent < 0:
+            self._cut(OSError("the connection is broken"))
+            return False
         try:
-            self._wait_for(self._stream.write(memoryview(frame)[sent:]))
+            # A copy: a view would keep the whole buffer of a flush for as long as this client is slow.
+            self._wait_for(self._stream.write(frame[sent:]))
         except StreamClosedError:
             return False
         return True
 
-    def _send_through_stream(self, frame: bytes) -> int:
-        try:
-            done = self._stream.write(frame)
-        except StreamClosedError as error:
-            raise OSError("closed") from error
-        if not self._stream.writing():
-            return len(frame)
-        self._wait_for(done)
-        return -1
+    def _closing_fd(self) -> None:
+        self.wire = NO_WIRE
+        self._gate.stalled(self)
+        self._close_fd()
+
+    def _cut(self, error: Exception) -> None:
+        """Nothing can be sent any more: Tornado is told, and tells the gate when all is closed."""
+        log.debug("%s: %s", self._name, error)
+        self._stream.close(exc_info=error)
 
     def filled(self, done: asyncio.Future[None]) -> None:
         """Something that is not the hub's is in the stream's buffer."""

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import struct
+from collections.abc import Callable
 from typing import Any
 
 from tornado.iostream import StreamClosedError
@@ -30,8 +31,7 @@ _SUBPROTOCOL = "marketfeed."
 _FIN_TEXT, _FIN_BINARY = 0x81, 0x82
 
 
-def _head(n: int, binary: bool) -> bytes:
-    """The header of a frame whose payload has so many bytes."""
+def _made(n: int, binary: bool) -> bytes:
     first = _FIN_BINARY if binary else _FIN_TEXT
     if n < 126:
         return struct.pack("!BB", first, n)
@@ -41,7 +41,12 @@ def _head(n: int, binary: bool) -> bytes:
 
 
 #: Headers of text and of binary frames, by the length of the payload: the usual ones need not be made again.
-_HEADS = tuple(tuple(_head(n, binary) for n in range(4096)) for binary in (False, True))
+_HEADS = tuple(tuple(_made(n, binary) for n in range(4096)) for binary in (False, True))
+
+
+def head(n: int, binary: bool) -> bytes:
+    """The header of an unmasked, unfragmented frame (RFC 6455, 5.2) whose payload has so many bytes."""
+    return _HEADS[binary][n] if n < len(_HEADS[0]) else _made(n, binary)
 
 
 class _Protocol(WebSocketProtocol13):
@@ -59,6 +64,8 @@ class _Protocol(WebSocketProtocol13):
 class WebSocketLink(SocketLink):
     """One client's socket."""
 
+    head: Callable[[int, bool], bytes] | None = staticmethod(head)
+
     def __init__(self, handler: StreamHandler, gate: Gate) -> None:
         assert handler.ws_connection is not None
         assert handler.ws_connection.stream is not None
@@ -69,11 +76,7 @@ class WebSocketLink(SocketLink):
 
     @staticmethod
     def wrap(payload: bytes, binary: bool, seq: int | None) -> bytes:
-        """An unmasked, unfragmented frame (RFC 6455, 5.2)."""
-        n = len(payload)
-        if n < len(_HEADS[0]):
-            return _HEADS[binary][n] + payload
-        return _head(n, binary) + payload
+        return head(len(payload), binary) + payload
 
     def drained(self) -> None:
         self.heard, self._pinged = self._gate.clock(), None

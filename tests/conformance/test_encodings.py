@@ -6,9 +6,10 @@ import datetime
 import gc
 import math
 import re
+import struct
 import tracemalloc
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import hypothesis.strategies as st
 import msgpack
@@ -27,13 +28,13 @@ from marketfeed.stream.encoding import ENCODINGS, FIELDS, Encoding, check_fields
 from marketfeed.stream.encoding.fields import ALWAYS
 from marketfeed.stream.subscription import Options
 
-Read = Callable[[bytes], list[dict[str, Any]]]
-
+#: The numbers of a bar, as they follow one another in a record.
+BAR_KEYS = ("o", "h", "l", "c", "vw", "v")
 TICKS_AND_BARS = ("q", "t", "b", "u")
 _T = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}Z", re.ASCII)
 
 
-def read_json(payload: bytes) -> list[dict[str, Any]]:
+def read_json(payload: bytes, directory: InstrumentDirectory) -> list[dict[str, Any]]:
     messages = orjson.loads(payload)
     for message in messages:
         if message["T"] in TICKS_AND_BARS and "t" in message:
@@ -44,7 +45,7 @@ def read_json(payload: bytes) -> list[dict[str, Any]]:
     return messages
 
 
-def read_msgpack(payload: bytes) -> list[dict[str, Any]]:
+def read_msgpack(payload: bytes, directory: InstrumentDirectory) -> list[dict[str, Any]]:
     messages = msgpack.unpackb(payload)
     for message in messages:
         if message["T"] in TICKS_AND_BARS and "t" in message:
@@ -53,11 +54,49 @@ def read_msgpack(payload: bytes) -> list[dict[str, Any]]:
     return messages
 
 
-#: By name: payload of a frame -> its messages as dicts, times of ticks as ns.
-READERS: dict[str, Read] = {"json": read_json, "msgpack": read_msgpack}
+def read_binary(payload: bytes, directory: InstrumentDirectory) -> list[dict[str, Any]]:
+    """By the offsets in docs/protocol.md, with nothing of ours: as a reader in another language would."""
+    magic, version, begin, length, _, count, first = struct.unpack_from("<4sHHHHIQ", payload)
+    assert (magic, version) == (b"MKTF", 1)
+    assert len(payload) == begin + count * length
+    messages = []
+    for at in range(begin, len(payload), length):
+        seq, time, _, n, sec, instrument, _, kind, flags, *numbers = struct.unpack_from("<QqqIIIHBB6d", payload, at)
+        feed, symbol = directory.feeds()[directory.feed_of()[instrument]], directory.symbols()[instrument]
+        if kind >= BAR:
+            message = {"T": "bu"[kind - BAR], "S": symbol, **dict(zip(BAR_KEYS, numbers, strict=True)), "n": n}
+            message |= {"t": time, "seq": seq, "f": feed}
+            message |= {"sec": sec} if sec != 60 else {}
+            messages.append(message | ({"from": "quotes"} if flags & 1 else {}))
+            continue
+        names = ("bp", "bs", "ap", "as") if kind == QUOTE else ("p", "s")
+        values = zip(names, numbers[:4] if kind == QUOTE else numbers[4:], strict=True)
+        messages.append({"T": "qt"[kind - QUOTE], "S": symbol, **dict(values), "t": time, "seq": seq, "f": feed})
+    assert first == (messages[0]["seq"] if messages else 0)
+    return messages
 
-NAMES = list(ENCODINGS)
-every_encoding = pytest.mark.parametrize("name", NAMES)
+
+class Reader(NamedTuple):
+    """How the frames of an encoding are read."""
+
+    #: payload of a frame of ticks -> what they say, as dicts, times as ns
+    ticks: Callable[[bytes, InstrumentDirectory], list[dict[str, Any]]]
+    #: payload of a frame of messages -> the messages
+    messages: Callable[[bytes], list[dict[str, Any]]]
+    #: what is there for a number that is not there
+    missing: float
+    #: whether a tick itself tells its feed
+    tells_feed: bool = True
+
+
+READERS = {
+    "json": Reader(read_json, orjson.loads, 0.0),
+    "msgpack": Reader(read_msgpack, msgpack.unpackb, 0.0),
+    "binary": Reader(read_binary, orjson.loads, math.nan, tells_feed=False),
+}
+
+every_encoding = pytest.mark.parametrize("name", list(ENCODINGS))
+every_encoding_with_fields = pytest.mark.parametrize("name", [n for n, cls in ENCODINGS.items() if not cls.RECORDS])
 with_and_without_feed = pytest.mark.parametrize("with_feed", [True, False], ids=["with f", "without f"])
 
 
@@ -94,13 +133,15 @@ def rows_of(made: list[Made], feed_of: list[int]) -> tuple[Ticks, np.ndarray]:
     return rows, np.array([tick[3] for tick in made], np.uint64)
 
 
-def expected_of(tick: Made, instruments: list[tuple[str, str]], with_feed: bool) -> dict[str, Any]:
+def expected_of(name: str, tick: Made, instruments: list[tuple[str, str]], with_feed: bool) -> dict[str, Any]:
+    """What a reader of that encoding is to find."""
+    reader = READERS[name]
     instrument, kind, time, seq, *numbers = tick
     feed, symbol = instruments[instrument]
-    a, b, c, d = (0.0 if math.isnan(number) else number for number in numbers)
+    a, b, c, d = (reader.missing if math.isnan(number) else number for number in numbers)
     values = {"bp": a, "bs": b, "ap": c, "as": d} if kind == QUOTE else {"p": a, "s": b}
     message = {"T": "q" if kind == QUOTE else "t", "S": symbol, **values, "t": time, "seq": seq}
-    return {**message, "f": feed} if with_feed else message
+    return {**message, "f": feed} if with_feed or not reader.tells_feed else message
 
 
 def told(messages: list[dict[str, Any]]) -> list[dict[str, str]]:
@@ -133,12 +174,14 @@ def test_ticks_say_what_was_put_in_each_once_and_in_order(name, with_feed, instr
     directory = directory_of(instruments)
     rows, seqs = rows_of(made, directory.feed_of())
     encoding = new(name, directory, with_feed)
-    pieces = encoding.ticks(rows, seqs)
-    assert len(pieces) == len(made)
-    expected = told([expected_of(tick, instruments, with_feed) for tick in made])
-    assert told(READERS[name](encoding.frame(pieces))) == expected
-    # A piece stands by itself: any group joins those that it wants.
-    assert told(READERS[name](encoding.frame(pieces[::-2]))) == expected[::-2]
+    encoded = encoding.ticks(rows, seqs)
+    assert len(encoded) == len(made)
+    expected = told([expected_of(name, tick, instruments, with_feed) for tick in made])
+    read = READERS[name].ticks
+    assert told(read(encoded.frame(), directory)) == expected
+    # A tick stands by itself: any group has those that it wants, be they many or few.
+    for places in (range(0, len(made), 2), range(1, len(made)), range(len(made)), range(0)):
+        assert told(read(encoded.frame(list(places)), directory)) == [expected[n] for n in places]
 
 
 @every_encoding
@@ -159,7 +202,8 @@ def test_rows_that_do_not_lie_side_by_side_are_encoded_like_others(name, instrum
     directory = directory_of(instruments)
     rows, seqs = rows_of(made, directory.feed_of())
     encoding = new(name, directory)
-    assert encoding.ticks(rows[::2], seqs[::2]) == encoding.ticks(rows, seqs)[::2]
+    every_other = list(range(0, len(made), 2))
+    assert encoding.ticks(rows[::2], seqs[::2]).frame() == encoding.ticks(rows, seqs).frame(every_other)
 
 
 @every_encoding
@@ -178,8 +222,8 @@ def test_a_directory_may_grow_between_calls(name, with_feed, steps):
             (i, kind, i, i + 1, 1.0, 2.0, 3.0, 4.0) for i in range(len(known)) for kind in (TRADE, QUOTE)
         ]
         rows, seqs = rows_of(made, directory.feed_of())
-        messages = READERS[name](encoding.frame(encoding.ticks(rows, seqs)))
-        assert told(messages) == told([expected_of(tick, known, with_feed) for tick in made])
+        messages = READERS[name].ticks(encoding.ticks(rows, seqs).frame(), directory)
+        assert told(messages) == told([expected_of(name, tick, known, with_feed) for tick in made])
 
 
 @every_encoding
@@ -192,28 +236,21 @@ def test_thousands_of_different_seconds_in_one_call_are_each_told_right(name):
     rows, seqs = rows_of(made, directory.feed_of())
     encoding = new(name, directory)
     for _ in range(2):
-        assert READERS[name](encoding.frame(encoding.ticks(rows, seqs))) == [
-            expected_of(tick, instruments, True) for tick in made
+        assert READERS[name].ticks(encoding.ticks(rows, seqs).frame(), directory) == [
+            expected_of(name, tick, instruments, True) for tick in made
         ]
 
 
 @every_encoding
-@pytest.mark.parametrize("n", [0, 1, 2, 15, 16, 255, 256, 65_535, 65_536, 70_000])
-def test_a_frame_holds_any_number_of_pieces(name, n):
-    encoding = new(name, directory_of([("s", "A")]))
-    (piece,) = encoding.messages([{"T": "x", "n": 1}])
-    assert READERS[name](encoding.frame([piece] * n)) == [{"T": "x", "n": 1}] * n
-
-
-@every_encoding
-def test_messages_and_ticks_go_into_one_frame(name):
-    instruments = [("s", "A")]
-    directory = directory_of(instruments)
+@pytest.mark.parametrize("n", [0, 1, 2, 15, 16, 17, 255, 256, 65_535, 65_536, 70_000])
+def test_a_frame_holds_any_number_of_ticks(name, n):
+    directory = directory_of([("s", "A")])
     made: Made = (0, TRADE, 5, 6, 1.0, 2.0, 0.0, 0.0)
-    encoding = new(name, directory)
-    gap = protocol.gap(1, 5, GapReason.LAPPED)
-    frame = encoding.frame([*encoding.messages([gap]), *encoding.ticks(*rows_of([made], [0]))])
-    assert READERS[name](frame) == [gap, expected_of(made, instruments, True)]
+    rows, seqs = rows_of([made], [0])
+    encoded = new(name, directory).ticks(np.repeat(rows, n + 1), np.repeat(seqs, n + 1))
+    expected = [expected_of(name, made, [("s", "A")], True)]
+    assert READERS[name].ticks(encoded.frame(list(range(n))), directory) == expected * n
+    assert READERS[name].ticks(encoded.frame(), directory) == expected * (n + 1)
 
 
 STATES = st.dictionaries(
@@ -236,27 +273,30 @@ MESSAGES = st.one_of(
 @given(st.lists(MESSAGES, max_size=5))
 def test_messages_arrive_as_they_are(name, messages):
     encoding = new(name, directory_of([]))
-    pieces = encoding.messages(messages)
-    assert len(pieces) == len(messages)
-    assert told(READERS[name](encoding.frame(pieces))) == told(messages)
+    assert told(READERS[name].messages(encoding.messages(messages))) == told(messages)
 
 
 @every_encoding
 def test_codes_are_written_as_numbers(name):
     encoding = new(name, directory_of([]))
-    frame = encoding.frame(encoding.messages([{"T": "error", "code": code} for code in (*ErrorCode, *CloseCode)]))
-    assert [m["code"] for m in READERS[name](frame)] == [int(code) for code in (*ErrorCode, *CloseCode)]
+    frame = encoding.messages([{"T": "error", "code": code} for code in (*ErrorCode, *CloseCode)])
+    assert [m["code"] for m in READERS[name].messages(frame)] == [int(code) for code in (*ErrorCode, *CloseCode)]
 
 
 @every_encoding
-def test_only_text_encodings_are_sent_as_text(name):
+def test_what_is_sent_as_text_is_text_and_what_is_sent_as_binary_is_not(name):
     encoding = new(name, directory_of([("s", "日経")]))
-    frame = encoding.frame(encoding.ticks(*rows_of([(0, QUOTE, 1, 1, 1.0, 1.0, 1.0, 1.0)], [0])))
-    if not encoding.BINARY:
-        assert "日経" in frame.decode()
-    else:
-        with pytest.raises(UnicodeDecodeError):
-            frame.decode()
+    frames = {
+        encoding.ticks(*rows_of([(0, QUOTE, 1, 1, 1.0, 1.0, 1.1, 1.0)], [0])).frame(): encoding.BINARY_TICKS,
+        encoding.messages([{"T": "x", "S": "日経", "n": 1.1}]): encoding.BINARY_MESSAGES,
+    }
+    assert len(frames) == 2
+    for frame, binary in frames.items():
+        if not binary:
+            assert "日経" in frame.decode()
+        else:
+            with pytest.raises(UnicodeDecodeError):
+                frame.decode()
 
 
 # ---- bars --------------------------------------------------------------------------------------------------------
@@ -273,7 +313,6 @@ BARS = st.tuples(
 )
 BarMade = tuple[int, int, int, int, list[float], int, int, int]
 SOME_FIELDS = st.none() | st.frozensets(st.sampled_from(FIELDS))
-BAR_KEYS = ("o", "h", "l", "c", "vw", "v")
 
 
 def bar_rows(made: list[BarMade], feed_of: list[int]) -> tuple[Ticks, np.ndarray]:
@@ -285,11 +324,11 @@ def bar_rows(made: list[BarMade], feed_of: list[int]) -> tuple[Ticks, np.ndarray
     return rows.view(TICK), np.array([bar[3] for bar in made], np.uint64)
 
 
-def expected_bar(bar: BarMade, instruments: list[tuple[str, str]], with_feed: bool) -> dict[str, Any]:
+def expected_bar(bar: BarMade, instruments: list[tuple[str, str]], with_feed: bool, missing: float) -> dict[str, Any]:
     instrument, kind, time, seq, numbers, count, seconds, flags = bar
     feed, symbol = instruments[instrument]
     message: dict[str, Any] = {"T": "u" if kind == UPDATED_BAR else "b", "S": symbol}
-    message |= {key: 0.0 if math.isnan(n) else n for key, n in zip(BAR_KEYS, numbers, strict=True)}
+    message |= {key: missing if math.isnan(n) else n for key, n in zip(BAR_KEYS, numbers, strict=True)}
     message |= {"n": count, "t": time, "seq": seq}
     message |= {"sec": seconds} if seconds != 60 else {}
     message |= {"from": "quotes"} if flags else {}
@@ -298,26 +337,26 @@ def expected_bar(bar: BarMade, instruments: list[tuple[str, str]], with_feed: bo
 
 @every_encoding
 @with_and_without_feed
-@given(
-    INSTRUMENTS,
-    st.lists(BARS, max_size=6),
-    st.lists(TICKS, max_size=6),
-    st.none() | st.frozensets(st.sampled_from(FIELDS)),
-)
+@given(INSTRUMENTS, st.lists(BARS, max_size=6), st.lists(TICKS, max_size=6), SOME_FIELDS)
 def test_bars_say_what_was_put_in_alone_and_among_ticks(name, with_feed, instruments, bars, ticks, fields):
-    directory = directory_of(instruments)
+    directory, reader = directory_of(instruments), READERS[name]
+    fields = None if ENCODINGS[name].RECORDS else fields
     encoding = ENCODINGS[name](directory, with_feed, fields)
     keys = set(FIELDS if fields is None else fields) | {*ALWAYS, "sec", "from"}
     parts = bar_rows(bars, directory.feed_of()), rows_of(ticks, directory.feed_of())
     rows, seqs = np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
     rows.flags.writeable = False
-    expected = [expected_bar(bar, instruments, with_feed) for bar in bars]
-    expected += [expected_of(tick, instruments, with_feed) for tick in ticks]
-    expected = [{key: value for key, value in message.items() if key in keys} for message in expected]
-    messages = READERS[name](encoding.frame(encoding.ticks(rows, seqs)))
-    assert [dict(sorted(m.items())) for m in told(messages)] == [dict(sorted(m.items())) for m in told(expected)]
+    tells_feed = with_feed or not reader.tells_feed
+    expected = [expected_bar(bar, instruments, tells_feed, reader.missing) for bar in bars]
+    expected += [expected_of(name, tick, instruments, with_feed) for tick in ticks]
+    expected = [dict(sorted((key, value) for key, value in message.items() if key in keys)) for message in expected]
+
+    def read(frame):
+        return told([dict(sorted(message.items())) for message in reader.ticks(frame, directory)])
+
+    assert read(encoding.ticks(rows, seqs).frame()) == told(expected)
     mixed = np.arange(len(rows))[::-1]
-    assert READERS[name](encoding.frame(encoding.ticks(rows[mixed], seqs[mixed]))) == messages[::-1]
+    assert read(encoding.ticks(rows[mixed], seqs[mixed]).frame()) == told(expected)[::-1]
 
 
 # ---- fields ------------------------------------------------------------------------------------------------------
@@ -325,7 +364,7 @@ def test_bars_say_what_was_put_in_alone_and_among_ticks(name, with_feed, instrum
 FIELD_SETS = st.frozensets(st.sampled_from(FIELDS))
 
 
-@every_encoding
+@every_encoding_with_fields
 @with_and_without_feed
 @given(INSTRUMENTS, st.lists(TICKS, max_size=8), FIELD_SETS)
 @example([("s", s) for s in "ABCDE"], [(0, kind, 5, 6, 1.0, 2.0, 3.0, 4.0) for kind in (QUOTE, TRADE)], frozenset())
@@ -337,37 +376,47 @@ def test_of_the_fields_only_those_asked_for_are_sent(name, with_feed, instrument
     rows, seqs = rows_of(made, directory.feed_of())
     rows.flags.writeable = seqs.flags.writeable = False
     encoding = ENCODINGS[name](directory, with_feed, fields)
-    pieces = encoding.ticks(rows, seqs)
-    assert len(pieces) == len(made)
+    encoded = encoding.ticks(rows, seqs)
+    assert len(encoded) == len(made)
     expected = [
-        {key: value for key, value in expected_of(tick, instruments, with_feed).items() if key in fields | set(ALWAYS)}
+        {
+            key: value
+            for key, value in expected_of(name, tick, instruments, with_feed).items()
+            if key in fields | set(ALWAYS)
+        }
         for tick in made
     ]
-    assert told(READERS[name](encoding.frame(pieces))) == told(expected)
+    assert told(READERS[name].ticks(encoded.frame(), directory)) == told(expected)
 
 
-@every_encoding
+@every_encoding_with_fields
 @with_and_without_feed
 @given(INSTRUMENTS, st.lists(TICKS, max_size=8))
 def test_all_fields_are_the_same_bytes_as_no_choice(name, with_feed, instruments, made):
     directory = directory_of(instruments)
     rows, seqs = rows_of(made, directory.feed_of())
     every = ENCODINGS[name](directory, with_feed, frozenset(FIELDS))
-    assert every.ticks(rows, seqs) == new(name, directory, with_feed).ticks(rows, seqs)
+    assert every.ticks(rows, seqs).frame() == new(name, directory, with_feed).ticks(rows, seqs).frame()
 
 
-@every_encoding
+@every_encoding_with_fields
 def test_with_fields_a_directory_may_grow_between_calls(name):
     directory = InstrumentDirectory.on_heap(64)
     encoding = ENCODINGS[name](directory, True, frozenset({"bp"}))
     for n, feed in enumerate(["a", "b", "a"]):
         directory.add(directory.add_feed(feed), f"X{n}")
         rows, seqs = rows_of([(n, QUOTE, 1, 1, 1.0, 2.0, 3.0, 4.0)], directory.feed_of())
-        (message,) = READERS[name](encoding.frame(encoding.ticks(rows, seqs)))
+        (message,) = READERS[name].ticks(encoding.ticks(rows, seqs).frame(), directory)
         assert message == {"T": "q", "S": f"X{n}", "bp": 1.0, "seq": 1, "f": feed}
 
 
-@every_encoding
+@pytest.mark.parametrize("name", [name for name, cls in ENCODINGS.items() if cls.RECORDS])
+def test_an_encoding_of_records_takes_no_fields(name):
+    with pytest.raises(ValueError, match="no fields to choose"):
+        ENCODINGS[name](InstrumentDirectory.on_heap(1), True, frozenset({"bp"}))
+
+
+@every_encoding_with_fields
 def test_encodings_with_fields_keep_nothing_for_each_instrument(name):
     """There may be one for every set of fields that clients think of."""
     count = 2_000

@@ -60,6 +60,23 @@ def test_the_bars_of_two_real_days_are_those_of_pandas_whatever_the_speed() -> N
     assert (told["bars"], told["late"], told["lost"]) == (len(bars), 0, 0)
 
 
+def test_over_the_binary_encoding_bars_come_as_records() -> None:
+    async def main(url: str) -> None:
+        async with marketfeed.connect(url, encoding="binary") as feed:
+            await feed.subscribe(bars=["SIM-0000"], bar_seconds=1)
+            async for batch in feed.batches(max_rows=3, timeout=20):
+                assert batch.symbols.tolist() == ["SIM-0000"] * len(batch)
+                for row in batch.bars:
+                    assert row["low"] <= row["open"] <= row["high"]
+                    assert (row["seconds"], row["ts_event"] % 1_000_000_000) == (1, 0)
+            bar = await anext(feed)
+            assert isinstance(bar, Bar)
+            assert (bar.symbol, bar.seconds, bar.source) == ("SIM-0000", 1, "trades")
+
+    with server("--feed", "sim?symbols=3&rate=2000") as address:
+        run(lambda: main(stream_of(address)))
+
+
 @needs_data
 def test_through_cuts_every_bar_comes_once() -> None:
     wanted = wanted_of("ibm")

@@ -2,10 +2,10 @@
 
 ::
 
-    rows of TICK ──ticks()──> one piece of bytes a tick ──frame()──> payload of a frame
-    messages (dict) ──messages()─────────────────────────────────────────────┘
+    rows of TICK ──ticks()──> EncodedTicks ──frame(those wanted)──> payload of a frame of ticks
+    messages (dict) ──messages()──────────────────────────────────> payload of a frame of messages
 
-A tick is encoded once; every group that wants it joins the same piece into its own frame.
+A tick is encoded once; every group that wants it has it in its own frame. No frame holds ticks and messages both.
 """
 
 from __future__ import annotations
@@ -18,9 +18,19 @@ from numpy.typing import NDArray
 
 from marketfeed.model.instruments import InstrumentDirectory
 from marketfeed.model.tick import Ticks
+from marketfeed.stream.encoding.binary import BinaryEncoding
 from marketfeed.stream.encoding.fields import FIELDS, check_fields
 from marketfeed.stream.encoding.json import JsonEncoding
 from marketfeed.stream.encoding.msgpack import MsgpackEncoding
+
+
+class EncodedTicks(Protocol):
+    """Some ticks, each of them encoded once."""
+
+    def __len__(self) -> int: ...
+
+    def frame(self, places: Sequence[int] | None = None) -> bytes:
+        """The payload of a frame of those at these places, ascending and each once; None = of all."""
 
 
 class Encoding(Protocol):
@@ -35,24 +45,34 @@ class Encoding(Protocol):
 
     #: as in `?encoding=` and in the subprotocol `marketfeed.NAME`
     NAME: str
-    #: whether its frames are binary ones
-    BINARY: bool
+    #: whether frames of ticks, and of messages, are binary ones
+    BINARY_TICKS: bool
+    BINARY_MESSAGES: bool
+    #: whether a tick is a record: always whole, its instrument an id. So there are no `fields` to choose, and a session
+    #: is told what the ids stand for before it gets them (:meth:`Session.introduce`).
+    RECORDS: bool
     with_feed: bool
 
     def __init__(
         self, directory: InstrumentDirectory, with_feed: bool, fields: frozenset[str] | None = None
     ) -> None: ...
 
-    def ticks(self, rows: Ticks, seqs: NDArray[np.uint64]) -> list[bytes]:
-        """Each tick on its own. rows: shape (n,), TICK; seqs: shape (n,)."""
+    def ticks(self, rows: Ticks, seqs: NDArray[np.uint64]) -> EncodedTicks:
+        """These ticks, encoded. rows: shape (n,), TICK; seqs: shape (n,)."""
 
-    def messages(self, messages: Sequence[dict[str, Any]]) -> list[bytes]:
-        """Each message on its own."""
-
-    def frame(self, pieces: Sequence[bytes]) -> bytes:
-        """The payload of a frame of these ticks and messages, in this order."""
+    def messages(self, messages: Sequence[dict[str, Any]]) -> bytes:
+        """The payload of a frame of these messages, in this order."""
 
 
-ENCODINGS: dict[str, type[Encoding]] = {cls.NAME: cls for cls in (JsonEncoding, MsgpackEncoding)}
+ENCODINGS: dict[str, type[Encoding]] = {cls.NAME: cls for cls in (JsonEncoding, MsgpackEncoding, BinaryEncoding)}
 
-__all__ = ["ENCODINGS", "FIELDS", "Encoding", "JsonEncoding", "MsgpackEncoding", "check_fields"]
+__all__ = [
+    "ENCODINGS",
+    "FIELDS",
+    "BinaryEncoding",
+    "EncodedTicks",
+    "Encoding",
+    "JsonEncoding",
+    "MsgpackEncoding",
+    "check_fields",
+]

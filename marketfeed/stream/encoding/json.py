@@ -10,14 +10,16 @@ import orjson
 from numpy.typing import NDArray
 
 from marketfeed.model.instruments import InstrumentDirectory
-from marketfeed.model.tick import QUOTE, TRADE, Ticks
+from marketfeed.model.tick import BAR, QUOTE, TRADE, Ticks
 from marketfeed.stream.encoding.bars import bar_messages
 from marketfeed.stream.encoding.fields import QUOTE_FIELDS, TRADE_FIELDS
+from marketfeed.stream.encoding.pieces import Layout, Pieces
 from marketfeed.stream.encoding.rfc3339 import SecondTexts
 
-#: A tick seen as ten f8: the columns of a quote, and of a trade.
-_QUOTE_COLUMNS = slice(4, 8)
-_TRADE_COLUMNS = slice(8, 10)
+#: A tick seen as ten f8: where the columns of a quote begin, those of a trade, and all of them.
+_WIDTH = 10
+_QUOTE_BEGIN, _TRADE_BEGIN = 4, 8
+_COLUMNS = slice(4, 10)
 
 
 class _Some:
@@ -42,10 +44,11 @@ class _Some:
 
 
 class JsonEncoding:
-    """Pieces are JSON objects; a frame is the array of them."""
+    """Ticks and messages are JSON objects; a frame is the array of them."""
 
     NAME = "json"
-    BINARY = False
+    BINARY_TICKS = BINARY_MESSAGES = False
+    RECORDS = False
 
     def __init__(self, directory: InstrumentDirectory, with_feed: bool, fields: frozenset[str] | None = None) -> None:
         self._directory = directory
@@ -54,8 +57,8 @@ class JsonEncoding:
         self._some: dict[int, _Some] | None = None
         if fields is not None:
             self._some = {
-                QUOTE: _Some("q", QUOTE_FIELDS, _QUOTE_COLUMNS.start, fields, with_feed),
-                TRADE: _Some("t", TRADE_FIELDS, _TRADE_COLUMNS.start, fields, with_feed),
+                QUOTE: _Some("q", QUOTE_FIELDS, _QUOTE_BEGIN, fields, with_feed),
+                TRADE: _Some("t", TRADE_FIELDS, _TRADE_BEGIN, fields, with_feed),
             }
         # By instrument id: how its messages begin and end. Grows with the directory, which is bounded.
         self._quote_heads: list[str] = []
@@ -63,58 +66,37 @@ class JsonEncoding:
         self._tails: list[str] = []
         self._seconds = SecondTexts()
 
-    def ticks(self, rows: Ticks, seqs: NDArray[np.uint64]) -> list[bytes]:
-        if not len(rows):
-            return []
-        if self._some is None:
-            self._follow()
+    def ticks(self, rows: Ticks, seqs: NDArray[np.uint64]) -> Pieces:
         kinds = rows["kind"]
-        quotes = kinds == QUOTE
-        if quotes.all():
-            return self._quotes(rows, seqs)
-        trades = kinds == TRADE
-        if trades.all():
-            return self._trades(rows, seqs)
+        if not len(rows) or kinds.max() < BAR:
+            return Pieces(self._objects(rows, seqs), _ARRAY)
         pieces: list[bytes] = [b""] * len(rows)
-        parts = ((quotes, self._quotes), (trades, self._trades), (~(quotes | trades), self._bars))
-        for mine, encode in parts:
-            of_kind = np.nonzero(mine)[0]
-            if not len(of_kind):
-                continue
-            for i, piece in zip(of_kind.tolist(), encode(rows[of_kind], seqs[of_kind]), strict=True):
+        for mine, encode in ((kinds < BAR, self._objects), (kinds >= BAR, self._bars)):
+            places = mine.nonzero()[0]
+            for i, piece in zip(places.tolist(), encode(rows[places], seqs[places]), strict=True):
                 pieces[i] = piece
-        return pieces
+        return Pieces(pieces, _ARRAY)
 
-    def _quotes(self, rows: Ticks, seqs: NDArray[np.uint64]) -> list[bytes]:
+    def _objects(self, rows: Ticks, seqs: NDArray[np.uint64]) -> list[bytes]:
         if self._some is not None:
-            return self._with_some(self._some[QUOTE], rows, seqs)
-        numbers = _numbers(rows, _QUOTE_COLUMNS)
-        heads, tails = self._quote_heads, self._tails
-        ids = rows["instrument"].tolist()
+            return self._with_some(self._some, rows, seqs)
+        self._follow()
+        quote, trade, tails = self._quote_heads, self._trade_heads, self._tails
+        # Every number of every tick, of its kind or not, is written in one call: cheaper than to part the kinds.
+        number = iter(_numbers(rows, _COLUMNS))
         return [
-            f'{heads[i]}{b},"bs":{bs},"ap":{a},"as":{as_},"t":"{t}{ns:09d}Z","seq":{seq}{tails[i]}'.encode()
-            for i, b, bs, a, as_, t, ns, seq in zip(
-                ids,
-                numbers[0::4],
-                numbers[1::4],
-                numbers[2::4],
-                numbers[3::4],
+            (
+                f'{quote[i]}{b},"bs":{bs},"ap":{a},"as":{as_},"t":"{t}{ns:09d}Z","seq":{seq}{tails[i]}'
+                if kind == QUOTE
+                else f'{trade[i]}{p},"s":{s},"t":"{t}{ns:09d}Z","seq":{seq}{tails[i]}'
+            ).encode()
+            for i, kind, b, bs, a, as_, p, s, t, ns, seq in zip(
+                rows["instrument"].tolist(),
+                rows["kind"].tolist(),
+                *[number] * 6,
                 *self._seconds.split(rows["ts_event"]),
                 seqs.tolist(),
-                strict=True,
-            )
-        ]
-
-    def _trades(self, rows: Ticks, seqs: NDArray[np.uint64]) -> list[bytes]:
-        if self._some is not None:
-            return self._with_some(self._some[TRADE], rows, seqs)
-        numbers = _numbers(rows, _TRADE_COLUMNS)
-        heads, tails = self._trade_heads, self._tails
-        ids = rows["instrument"].tolist()
-        return [
-            f'{heads[i]}{p},"s":{s},"t":"{t}{ns:09d}Z","seq":{seq}{tails[i]}'.encode()
-            for i, p, s, t, ns, seq in zip(
-                ids, numbers[0::2], numbers[1::2], *self._seconds.split(rows["ts_event"]), seqs.tolist(), strict=True
+                strict=False,
             )
         ]
 
@@ -123,10 +105,20 @@ class JsonEncoding:
         for message, second, ns in zip(messages, *self._seconds.split(rows["ts_event"]), strict=True):
             if "t" in message:
                 message["t"] = f"{second}{ns:09d}Z"
-        return self.messages(messages)
+        return [orjson.dumps(message) for message in messages]
 
-    def _with_some(self, how: _Some, rows: Ticks, seqs: NDArray[np.uint64]) -> list[bytes]:
+    def _with_some(self, some: dict[int, _Some], rows: Ticks, seqs: NDArray[np.uint64]) -> list[bytes]:
         """Keeps nothing by instrument: there may be many encodings with different fields."""
+        pieces: list[bytes] = [b""] * len(rows)
+        for kind, how in some.items():
+            of_kind = (rows["kind"] == kind).nonzero()[0]
+            if len(of_kind):
+                written = self._of_kind(how, rows[of_kind], seqs[of_kind])
+                for i, piece in zip(of_kind.tolist(), written, strict=True):
+                    pieces[i] = piece
+        return pieces
+
+    def _of_kind(self, how: _Some, rows: Ticks, seqs: NDArray[np.uint64]) -> list[bytes]:
         symbols, feed_of, feeds = self._directory.symbols(), self._directory.feed_of(), self._directory.feeds()
         ids = rows["instrument"].tolist()
         names = {i: orjson.dumps(symbols[i]).decode() for i in set(ids)}
@@ -143,6 +135,8 @@ class JsonEncoding:
         return [(template % row).encode() for row in zip(*values, strict=True)]
 
     def _follow(self) -> None:
+        if len(self._tails) == len(self._directory):
+            return
         symbols, feed_of, feeds = self._directory.symbols(), self._directory.feed_of(), self._directory.feeds()
         for i in range(len(self._tails), len(symbols)):
             symbol = orjson.dumps(symbols[i]).decode()
@@ -151,15 +145,15 @@ class JsonEncoding:
             feed = orjson.dumps(feeds[feed_of[i]]).decode()
             self._tails.append(f',"f":{feed}}}' if self.with_feed else "}")
 
-    def messages(self, messages: Sequence[dict[str, Any]]) -> list[bytes]:
-        return [orjson.dumps(message) for message in messages]
+    def messages(self, messages: Sequence[dict[str, Any]]) -> bytes:
+        return orjson.dumps(messages)
 
-    def frame(self, pieces: Sequence[bytes]) -> bytes:
-        return b"[%b]" % b",".join(pieces)
+
+_ARRAY = Layout(begin=lambda _: b"[", counted=False, separator=b",", end=b"]")
 
 
 def _numbers(rows: Ticks, columns: slice | list[int]) -> list[str]:
     """Row by row each number's shortest text, written in one call; what is not there is 0, as Alpaca writes it."""
-    numbers = np.ascontiguousarray(rows).view(np.float64).reshape(len(rows), -1)[:, columns].flatten()
-    numbers[np.isnan(numbers)] = 0.0
+    numbers = np.ascontiguousarray(rows).view(np.float64).reshape(-1, _WIDTH)[:, columns].flatten()
+    np.copyto(numbers, 0.0, where=numbers != numbers)
     return orjson.dumps(numbers, option=orjson.OPT_SERIALIZE_NUMPY)[1:-1].decode().split(",")

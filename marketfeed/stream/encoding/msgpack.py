@@ -14,6 +14,7 @@ from marketfeed.model.instruments import InstrumentDirectory
 from marketfeed.model.tick import BAR, QUOTE, TRADE, Ticks
 from marketfeed.stream.encoding.bars import bar_messages
 from marketfeed.stream.encoding.fields import FIELDS, QUOTE_FIELDS, TRADE_FIELDS
+from marketfeed.stream.encoding.pieces import Layout, Pieces
 
 _SECOND_NS = 1_000_000_000
 
@@ -64,10 +65,11 @@ def _kinds(fields: frozenset[str]) -> dict[int, _Kind]:
 
 
 class MsgpackEncoding:
-    """Pieces are msgpack maps; a frame is the array of them."""
+    """Ticks and messages are msgpack maps; a frame is the array of them."""
 
     NAME = "msgpack"
-    BINARY = True
+    BINARY_TICKS = BINARY_MESSAGES = True
+    RECORDS = False
 
     def __init__(self, directory: InstrumentDirectory, with_feed: bool, fields: frozenset[str] | None = None) -> None:
         self._directory = directory
@@ -79,7 +81,7 @@ class MsgpackEncoding:
         self._keeps_heads = fields is None
         self._heads: dict[int, list[bytes]] = {kind: [] for kind in self._kinds}
 
-    def ticks(self, rows: Ticks, seqs: NDArray[np.uint64]) -> list[bytes]:
+    def ticks(self, rows: Ticks, seqs: NDArray[np.uint64]) -> Pieces:
         if self._keeps_heads:
             self._follow()
         pieces: list[bytes] = [b""] * len(rows)
@@ -102,11 +104,11 @@ class MsgpackEncoding:
                 heads = dict(zip(distinct, self._begin(how, distinct), strict=True))
             for n, (i, instrument) in enumerate(zip(of_kind.tolist(), ids, strict=True)):
                 pieces[i] = heads[instrument] + packed[n * length : (n + 1) * length]
-        bars = np.nonzero(rows["kind"] >= BAR)[0]
+        bars = (rows["kind"] >= BAR).nonzero()[0]
         if len(bars):
             for i, piece in zip(bars.tolist(), self._bars(rows[bars], seqs[bars]), strict=True):
                 pieces[i] = piece
-        return pieces
+        return Pieces(pieces, _ARRAY)
 
     def _bars(self, rows: Ticks, seqs: NDArray[np.uint64]) -> list[bytes]:
         messages = bar_messages(rows, seqs, self._directory, self.with_feed, self._fields)
@@ -114,7 +116,7 @@ class MsgpackEncoding:
             if "t" in message:
                 seconds, ns = divmod(message["t"], _SECOND_NS)
                 message["t"] = msgspec.msgpack.Ext(-1, struct.pack("!Iq", ns, seconds))
-        return self.messages(messages)
+        return [msgspec.msgpack.encode(message) for message in messages]
 
     def _follow(self) -> None:
         count = len(self._directory)
@@ -131,10 +133,15 @@ class MsgpackEncoding:
         names = [_key("f") + encode(feed) if self.with_feed else b"" for feed in feeds]
         return [begin + names[feed_of[i]] + how.begin + encode(symbols[i]) for i in instruments]
 
-    def messages(self, messages: Sequence[dict[str, Any]]) -> list[bytes]:
-        return [msgspec.msgpack.encode(message) for message in messages]
+    def messages(self, messages: Sequence[dict[str, Any]]) -> bytes:
+        return msgspec.msgpack.encode(messages)
 
-    def frame(self, pieces: Sequence[bytes]) -> bytes:
-        n = len(pieces)
-        begin = bytes([0x90 | n]) if n < 16 else b"\xdc" + n.to_bytes(2) if n < 1 << 16 else b"\xdd" + n.to_bytes(4)
-        return begin + b"".join(pieces)
+
+def _array(count: int) -> bytes:
+    """What an array of so many begins with."""
+    if count < 16:
+        return bytes([0x90 | count])
+    return b"\xdc" + count.to_bytes(2) if count < 1 << 16 else b"\xdd" + count.to_bytes(4)
+
+
+_ARRAY = Layout(begin=_array, counted=True)

@@ -23,7 +23,7 @@ def ticks_of(frame: bytes) -> list[dict]:
 )
 def test_whoever_resumes_at_a_frames_position_is_given_what_is_left(options: dict, steps: list[str]) -> None:
     market = Market(1024, 8)
-    session, link = market.session()
+    session, link = market.session(wired=False)
     market.publish(("A", TRADE, 9.0))
     market.command(session, action="subscribe", trades=["A", "B"], **options)
     for n, step in enumerate([*steps, "drain", "run"]):
@@ -43,7 +43,7 @@ def test_whoever_resumes_at_a_frames_position_is_given_what_is_left(options: dic
         assert (position is not None) == bool(ticks_of(link.frames[place]))
         if position is None:
             continue
-        again, resumed = market.session()
+        again, resumed = market.session(wired=False)
         since = {"epoch": market.store.epoch, "seq": position}
         market.command(again, action="subscribe", trades=["A", "B"], since=since, **wish)
         market.run(0.1)
@@ -59,7 +59,7 @@ def test_of_a_snapshot_in_several_frames_only_the_last_moves_the_position() -> N
     market = Market(8192, 4096)
     symbols = [f"S{n}" for n in range(FRAME_TICKS + 10)]
     market.publish(*[(symbol, QUOTE, 1.0) for symbol in symbols])
-    session, link = market.session()
+    session, link = market.session(wired=False)
     market.command(session, action="subscribe", quotes=["*"], snapshot=True)
     market.run()
     assert [p for p, frame in zip(link.positions(), link.frames, strict=True) if ticks_of(frame)] == [
@@ -71,7 +71,7 @@ def test_of_a_snapshot_in_several_frames_only_the_last_moves_the_position() -> N
 @pytest.mark.parametrize("options", [{}, {"max_hz": 50.0}])
 def test_of_a_burst_in_several_frames_each_moves_the_position(options: dict) -> None:
     market = Market(8192, 4096)
-    session, link = market.session()
+    session, link = market.session(wired=False)
     market.command(session, action="subscribe", quotes=["*"], **options)
     market.publish(*[(f"S{n}", QUOTE, 1.0) for n in range(FRAME_TICKS + 10)])
     market.run(1.0)

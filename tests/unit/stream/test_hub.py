@@ -74,6 +74,25 @@ def test_all_who_want_the_same_get_one_and_the_same_frame(market):
     assert links[0].frames[-1] is links[1].frames[-1] is links[2].frames[-1]
 
 
+def test_each_gets_its_own_frame_whoever_else_can_be_sent_to_at_once_or_only_with_care(market):
+    # Two that share a group, one whose other subscriber makes it careful, one by itself, and one without a wire.
+    wishes = [[["A"], []], [["A"], []], [["B"], ["A"]], [["C"], []], [["B"], []]]
+    links = []
+    for n, (every, throttled) in enumerate(wishes):
+        session, link = market.session(wired=n < 4)
+        market.command(session, action="subscribe", quotes=every)
+        if throttled:
+            market.command(session, action="subscribe", quotes=throttled, max_hz=10)
+        links.append(link)
+    for price in range(30):
+        market.publish(*((symbol, QUOTE, price) for symbol in "ABC"))
+        market.run(0.01)
+    market.run(1.0)
+    for link, (every, _) in zip(links, wishes, strict=True):
+        assert [tick["bp"] for tick in link.ticks() if tick["S"] in every] == list(range(30))
+    assert [{tick["S"] for tick in link.ticks()} for link in links] == [{"A"}, {"A"}, {"A", "B"}, {"C"}, {"B"}]
+
+
 def test_a_glob_also_takes_instruments_that_appear_later(market):
     session, link = market.session()
     market.command(session, action="subscribe", quotes=["BTC-*"])
@@ -518,3 +537,15 @@ def test_throttled_subscribers_go_in_step_however_fast_ticks_come(market):
     assert all(subscriber.in_step for session, _ in links for subscriber in session.subscribers)
     # Those in step share a frame.
     assert len({id(link.frames[-1]) for _, link in links}) == 1
+
+
+def test_who_is_at_the_edge_of_the_ring_is_given_ticks_however_fast_it_is_overwritten():
+    market = Market(ticks=256)
+    market.publish(*[("AAPL", QUOTE, n) for n in range(300)])
+    session, link = market.session()
+    market.command(session, action="subscribe", quotes=["*"], since={"seq": 0})
+    market.publish(*[("AAPL", QUOTE, n) for n in range(256)])
+    # Run once: before it runs again, all may have been overwritten again.
+    market.hub.run(market.now)
+    assert [(m["from"], m["to"]) for m in link.messages() if m["T"] == "gap"] == [(1, 300)]
+    assert seqs(link) == list(range(301, 557))

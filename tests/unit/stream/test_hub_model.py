@@ -47,11 +47,11 @@ class Wish:
 class Client:
     """One client, and what the model says of it."""
 
-    def __init__(self, market: Market) -> None:
+    def __init__(self, market: Market, encoding: str, wired: bool) -> None:
         self.market = market
         self.session: Session
         self.link: ListLink
-        self.session, self.link = market.session()
+        self.session, self.link = market.session(encoding=encoding, wired=wired)
         self.state: dict[tuple[int, str], bool] = {}
         self.wishes: dict[tuple[int, str], Wish] = {}
         self.gaps: list[tuple[int, int]] = []
@@ -124,10 +124,11 @@ class Delivery(RuleBasedStateMachine):
         self.market = Market(ticks=RING, instruments=8)
         self.market.store.directory.add_feed("s")
         self.ticks: list[tuple[int, int, str]] = []
-        self.clients = [Client(self.market) for _ in range(3)]
+        kinds = [("json", True), ("json", False), ("binary", True), ("binary", False)]
+        self.clients = [Client(self.market, encoding, wired) for encoding, wired in kinds]
 
     @rule(
-        who=st.integers(0, 2),
+        who=st.integers(0, 3),
         patterns=st.lists(st.tuples(st.sampled_from(list(KINDS)), st.sampled_from(PATTERNS)), min_size=1, max_size=3),
         every=st.booleans(),
         start=st.sampled_from(["now", "snapshot", "since"]),
@@ -148,7 +149,7 @@ class Delivery(RuleBasedStateMachine):
         client.commands.append((keys, "every" if every else "throttled", start))
         self.market.command(client.session, **command)
 
-    @rule(who=st.integers(0, 2), channel=st.sampled_from(list(KINDS)), pattern=st.sampled_from(PATTERNS))
+    @rule(who=st.integers(0, 3), channel=st.sampled_from(list(KINDS)), pattern=st.sampled_from(PATTERNS))
     def unsubscribe(self, who, channel, pattern) -> None:
         client = self.clients[who]
         client.commands.append(({(KINDS[channel], pattern)}, None, "now"))
@@ -165,12 +166,12 @@ class Delivery(RuleBasedStateMachine):
     def run(self, seconds) -> None:
         self.market.run(seconds)
 
-    @rule(who=st.integers(0, 2), room=st.integers(0, 3))
+    @rule(who=st.integers(0, 3), room=st.integers(0, 3))
     def stall(self, who, room) -> None:
         if not self.clients[who].link.full:
             self.clients[who].link.room = room
 
-    @rule(who=st.integers(0, 2), room=st.sampled_from([1, 2, 1 << 60]))
+    @rule(who=st.integers(0, 3), room=st.sampled_from([1, 2, 1 << 60]))
     def drain(self, who, room) -> None:
         self.clients[who].link.drain(self.clients[who].session, room)
 

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import example, given
 
 from marketfeed.model import QUOTE, TRADE
+from marketfeed.model.instruments import InstrumentDirectory
 from marketfeed.stream import protocol
 from marketfeed.stream.codes import ErrorCode, GapReason, ProtocolError
 from marketfeed.stream.protocol import Auth, Position, Subscribe, Unsubscribe, decode_command, parse_time
@@ -342,6 +343,17 @@ def test_the_other_messages_are_what_the_protocol_says():
     assert type(protocol.error(ErrorCode.SYMBOL_LIMIT, "")["code"]) is int
 
 
+def test_instruments_are_told_with_their_feed_only_where_ticks_of_every_feed_are_sent():
+    directory = InstrumentDirectory.on_heap(4)
+    for feed, symbol in (("a", "X"), ("b", "X"), ("b", "Y")):
+        directory.add(directory.add_feed(feed), symbol)
+    assert protocol.instruments(directory, [2, 0], True) == {
+        "T": "instruments",
+        "instruments": [{"id": 2, "S": "Y", "f": "b"}, {"id": 0, "S": "X", "f": "a"}],
+    }
+    assert protocol.instruments(directory, [1], False)["instruments"] == [{"id": 1, "S": "X"}]
+
+
 def test_every_message_has_a_type_that_is_listed():
     messages = [
         protocol.connected(1, ""),
@@ -350,5 +362,6 @@ def test_every_message_has_a_type_that_is_listed():
         protocol.gap(1, 2, GapReason.LAPPED),
         protocol.error(ErrorCode.SYNTAX, ""),
         protocol.heartbeat(1, 2, 0),
+        protocol.instruments(InstrumentDirectory.on_heap(1), [], True),
     ]
     assert {message["T"] for message in messages} | {"q", "t", "b", "u"} == set(protocol.MESSAGE_TYPES)

@@ -1,0 +1,132 @@
+"""The frames of a flush: each group's ticks behind one another in one buffer, made with one join."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from marketfeed.stream.encoding import EncodedTicks, Encoding
+from marketfeed.stream.encoding.pieces import Layout, Pieces
+from marketfeed.stream.lane import Wanted
+from marketfeed.stream.link import Link
+
+#: About so many bytes go into one buffer; what is more goes into the next.
+_BUFFER_BYTES = 4 << 20
+#: What opens a frame is kept for so many different frames.
+_KEPT = 1 << 15
+#: A frame holds fewer ticks than this: see FRAME_TICKS.
+_COUNT_BITS = 12
+
+
+class Frames(NamedTuple):
+    """Some groups' frames, one each."""
+
+    #: which groups: places in :attr:`Wanted.slots`
+    groups: slice
+    buffer: bytes
+    #: shape (groups,): where each frame begins in the buffer, and how many bytes it has
+    begins: NDArray[np.int64]
+    lengths: NDArray[np.int64]
+
+    def frame(self, n: int) -> bytes:
+        """The n-th of them."""
+        begin = int(self.begins[n])
+        return self.buffer[begin : begin + int(self.lengths[n])]
+
+
+class Framer:
+    """Makes the frames of all groups that are written alike."""
+
+    def __init__(self, encoding: Encoding, link_type: type[Link]) -> None:
+        self.encoding = encoding
+        self._wrap = link_type.wrap
+        self._head = link_type.head
+        #: payload's bytes without what it begins with, and count -> what stands before its first piece
+        self._opens: dict[int, bytes] = {}
+
+    def frames(self, wanted: Wanted, encoded: EncodedTicks, seq: int) -> Iterator[Frames]:
+        """The frames of these groups.
+
+        Args:
+            encoded: the ticks that ``wanted.order`` names.
+            seq: the position of whoever has taken them.
+        """
+        if len(wanted.slots) > 1 and self._head is not None and isinstance(encoded, Pieces):
+            yield from self._joined(wanted, encoded)
+            return
+        binary, order = self.encoding.BINARY_TICKS, wanted.order.tolist()
+        begin, made, size = 0, [], 0
+        for n, (low, high) in enumerate(pairwise(wanted.bounds.tolist()), 1):
+            made.append(self._wrap(encoded.frame(order[low:high]), binary, seq))
+            size += len(made[-1])
+            if size >= _BUFFER_BYTES or n == len(wanted.slots):
+                buffer = made[0] if len(made) == 1 else b"".join(made)
+                lengths = _lengths(made)
+                yield Frames(slice(begin, n), buffer, lengths.cumsum() - lengths, lengths)
+                begin, made, size = n, [], 0
+
+    def _joined(self, wanted: Wanted, encoded: Pieces) -> Iterator[Frames]:
+        """All frames of a buffer in one join."""
+        layout, bounds, order = encoded.layout, wanted.bounds, wanted.order
+        counts = bounds[1:] - bounds[:-1]
+        payloads = np.add.reduceat(_lengths(encoded.pieces)[order], bounds[:-1])
+        payloads += (counts - 1) * len(layout.separator) + len(layout.end)
+        for begin, stop in _runs(payloads):
+            part = bounds[begin : stop + 1]
+            opens = self._opened(payloads[begin:stop], counts[begin:stop], layout)
+            # In the buffer each frame is opened behind the end of the one before it; so there is one end too many.
+            first = len(layout.end)
+            lengths = payloads[begin:stop] + _lengths(opens) - first
+            buffer = _join(part[:-1] - part[0], order[part[0] : part[-1]], encoded, opens)
+            yield Frames(slice(begin, stop), buffer, lengths.cumsum() - lengths + first, lengths)
+
+    def _opened(self, payloads: NDArray[np.int64], counts: NDArray[np.int64], layout: Layout) -> list[bytes]:
+        """The end of one frame and all that stands before the first piece of the next."""
+        keys = (payloads << _COUNT_BITS | counts if layout.counted else payloads).tolist()
+        known = self._opens
+        try:
+            return [known[key] for key in keys]
+        except KeyError:
+            pass
+        if len(known) > _KEPT:
+            known.clear()
+        assert self._head is not None
+        for key, payload, count in zip(keys, payloads.tolist(), counts.tolist(), strict=True):
+            if key not in known:
+                begin = layout.begin(count)
+                known[key] = layout.end + self._head(payload + len(begin), self.encoding.BINARY_TICKS) + begin
+        return [known[key] for key in keys]
+
+
+def _join(first: NDArray[np.int64], order: NDArray[np.int64], encoded: Pieces, opens: list[bytes]) -> bytes:
+    """What opens each frame, then its pieces; ``first``: where in ``order`` each frame's begin."""
+    n, separator = len(encoded), encoded.layout.separator
+    table = [*encoded.pieces, *(separator + piece for piece in encoded.pieces), *opens]
+    # What stands at each place of the join: where frames open, and between that their pieces.
+    opening = first + np.arange(len(opens))
+    index = np.empty(len(order) + len(opens), np.int64)
+    piece = np.ones(len(index), np.bool_)
+    piece[opening] = False
+    index[piece] = order + n
+    index[opening + 1] -= n  # no separator before the first
+    index[opening] = np.arange(2 * n, 2 * n + len(opens))
+    return b"".join(map(table.__getitem__, index.tolist())) + encoded.layout.end
+
+
+def _lengths(parts: list[bytes]) -> NDArray[np.int64]:
+    return np.fromiter(map(len, parts), np.int64, len(parts))
+
+
+def _runs(sizes: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
+    """Groups that go into one buffer together: from, to."""
+    total = sizes.cumsum()
+    if total[-1] <= _BUFFER_BYTES:
+        yield 0, len(sizes)
+        return
+    run = (total - sizes) // _BUFFER_BYTES
+    cuts = (run[1:] != run[:-1]).nonzero()[0] + 1
+    yield from pairwise([0, *cuts.tolist(), len(sizes)])
