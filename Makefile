@@ -2,9 +2,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 PORT ?= 8000
+SUDO := $(shell [ $$(id -u) = 0 ] || echo sudo -n)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint types bench bench-peers soak clean
+.PHONY: help run programs test lint types bench bench-peers soak clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 14
@@ -23,7 +24,14 @@ help:  ## list the targets
 run: .venv/run.stamp  ## serve the simulated market on http://127.0.0.1:8000 (PORT=... for another)
 	$(BIN)/marketfeed serve --port $(PORT)
 
-test: .venv/test.stamp  ## run every test
+# What pip has not: where apt-get may it installs them, else the tests that need one are skipped, and say so.
+programs:
+	@for program in chromium curl; do \
+		command -v $$program >/dev/null || { $(SUDO) apt-get update -q && $(SUDO) apt-get install -yq --no-install-recommends $$program; } \
+			|| echo "$$program is missing: the tests that need it are skipped. Debian: apt-get install $$program" >&2; \
+	done
+
+test: .venv/test.stamp programs  ## run every test
 	$(BIN)/python -m pytest
 
 lint: .venv/test.stamp  ## ruff: style and likely errors

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from marketfeed import client
     from marketfeed.client import connect, connect_sync
+    from marketfeed.client.attach import attach
 
-__all__ = ["client", "connect", "connect_sync"]
+__all__ = ["attach", "client", "connect", "connect_sync"]
 
 
 def __getattr__(name: str) -> Any:
@@ -23,6 +24,7 @@ def __getattr__(name: str) -> Any:
     if name in __all__:
         from importlib import import_module
 
-        module = import_module("marketfeed.client")
+        # Attaching is for Linux alone; the other clients are not.
+        module = import_module("marketfeed.client.attach" if name == "attach" else "marketfeed.client")
         return module if name == "client" else getattr(module, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

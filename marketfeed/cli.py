@@ -57,18 +57,20 @@ def serve(feeds: tuple[str, ...], path: str | None, **given: Any) -> None:
             format="%(asctime)s %(levelname)s %(name)s: %(message)s",
             stream=sys.stderr,
         )
-        run(config, lambda url: _announce(url, [spec.name for spec in config.feeds]))
+        run(config, lambda url: _announce(url, [spec.name for spec in config.feeds], config["share"]))
     except (ConfigError, FeedError) as error:
         raise click.ClickException(str(error)) from None
 
 
-def _announce(url: str, feeds: list[str]) -> None:
+def _announce(url: str, feeds: list[str], share: str) -> None:
     stream = url.replace("http", "ws", 1)
     click.echo(f"marketfeed on {url}")
     click.echo(f"  every feed   {stream}/stream")
     for name in feeds:
         click.echo(f"  feed         {stream}/v2/{name}")
     click.echo(f"  status       {url}/api/status")
+    if share:
+        click.echo(f"  same host    marketfeed.attach({share!r})")
     click.echo(f"  look at it   marketfeed tail {stream}/stream --quotes '*' --max-hz 4")
     sys.stdout.flush()
 

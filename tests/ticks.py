@@ -3,7 +3,7 @@
 import numpy as np
 
 from marketfeed.model import QUOTE, TICK, TRADE
-from marketfeed.model.tick import Ticks
+from marketfeed.model.tick import Records, Ticks
 
 _FLOATS = ("bid", "bid_size", "ask", "ask_size", "price", "size")
 
@@ -21,6 +21,11 @@ def numbered(first: int, n: int, instruments: int = 7) -> Ticks:
     for place, column in enumerate(_FLOATS):
         ticks[column] = number + place / 8
     return ticks
+
+
+def ticks_in(records: Records) -> Ticks:
+    """Records without their numbers, shape (n,), TICK."""
+    return records[list(TICK.names or ())].astype(TICK)
 
 
 def same(some: Ticks, others: Ticks) -> bool:

@@ -6,12 +6,22 @@
       │  ^                   │
       │  └────commands───────┘       Session: the protocol and the positions to resume from; pure
       └── Transport: one WebSocket connection
+
+    Attached (attach) ──reads──> the memory of a server on the same machine; on Linux only, so it is imported by itself
 """
 
 from marketfeed.client.aio import Feed, connect
 from marketfeed.client.backoff import Backoff
 from marketfeed.client.batch import Batch
-from marketfeed.client.errors import BadMessage, ClientError, CommandError, ConnectionFailed, ConnectionRefused
+from marketfeed.client.errors import (
+    AttachError,
+    BadMessage,
+    ClientError,
+    CommandError,
+    ConnectionFailed,
+    ConnectionRefused,
+    WriterLost,
+)
 from marketfeed.client.instruments import InstrumentTable
 from marketfeed.client.messages import (
     Bar,
@@ -29,6 +39,7 @@ from marketfeed.client.state import State, StateChange
 from marketfeed.client.sync import SyncFeed, connect_sync
 
 __all__ = [
+    "AttachError",
     "Backoff",
     "BadMessage",
     "Bar",
@@ -51,6 +62,7 @@ __all__ = [
     "SyncFeed",
     "Trade",
     "UpdatedBar",
+    "WriterLost",
     "connect",
     "connect_sync",
 ]

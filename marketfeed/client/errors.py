@@ -37,3 +37,11 @@ class CommandError(ClientError):
 
 class BadMessage(ClientError):
     """The server sent something that is not this protocol."""
+
+
+class AttachError(ClientError):
+    """A server's memory cannot be read: no server shares that name, or its store is of another version."""
+
+
+class WriterLost(AttachError):
+    """The server whose memory is read has died, hangs, or was shut down: what is there will not change any more."""

@@ -178,7 +178,7 @@ class Parts:
                 rank = (wild - len(pattern), pattern)
                 if best is not None and best[0] <= rank:
                     continue
-                match = _matcher(pattern)
+                match = matcher(pattern)
                 if match(symbol) or (":" in pattern and match(full)):
                     best = (rank, part)
         return best[1] if best else None
@@ -219,5 +219,6 @@ class Parts:
 
 
 @lru_cache(maxsize=4096)
-def _matcher(pattern: str) -> Callable[[str], object]:
+def matcher(pattern: str) -> Callable[[str], object]:
+    """Whether a name is of this symbol or glob, in which `*` and `?` are wild."""
     return re.compile(fnmatch.translate(pattern.replace("[", "[[]"))).match

@@ -40,3 +40,7 @@ class ManualClock:
             raise ValueError(f"time does not go back: {seconds}")
         self._now_ns += round(seconds * 1e9)
         self._monotonic += seconds
+
+    def set_wall(self, now_ns: int) -> None:
+        """Set the wall clock alone, as an administrator may, to any time."""
+        self._now_ns = now_ns

@@ -1,6 +1,6 @@
 """The last quote, trade and bar of each instrument, so that "what changed since" costs the same at any tick rate."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -91,6 +91,21 @@ class LatestTable:
                 self._raw[cell] = rows[n]
                 self._seqs[cell] = first + n
 
+    def count(self, cursor: int, count: int, among: NDArray[np.bool_] | None = None) -> int:
+        """How many :meth:`since` would have to give."""
+        return int(np.count_nonzero(self._wanted(cursor, min(count, self.capacity), None, among, len(KINDS))))
+
+    def _wanted(
+        self, cursor: int, count: int, until: int | None, among: NDArray[np.bool_] | None, kinds: int
+    ) -> NDArray[np.bool_]:
+        grid = self._seqs.reshape(len(KINDS), self.capacity)[:kinds, :count]
+        wanted: NDArray[np.bool_] = grid > cursor
+        if until is not None:
+            wanted &= grid <= until
+        if among is not None:
+            wanted &= among[:kinds, :count]
+        return wanted
+
     def since(
         self,
         cursor: int,
@@ -112,15 +127,25 @@ class LatestTable:
         the head was at the call, so a reader who goes on from that head finds it next time.
         """
         count = self.capacity if count is None else min(count, self.capacity)
-        grid = self._seqs.reshape(len(KINDS), self.capacity)[:kinds, :count]
-        wanted = grid > cursor
-        if until is not None:
-            wanted &= grid <= until
-        if among is not None:
-            wanted &= among[:kinds, :count]
-        cell = np.flatnonzero(wanted)
+        cell = np.flatnonzero(self._wanted(cursor, count, until, among, kinds))
         if count < self.capacity:  # each kind's rows begin a capacity behind those of the one before
             cell += cell // max(1, count) * (self.capacity - count)
+        return self._take(cell, until)
+
+    def of(self, kind: int, instruments: NDArray[np.integer[Any]]) -> Changed:
+        """The last values of these instruments, of those that have one, in order of their sequence numbers.
+
+        Costs as much as there are instruments named, none of them twice, not as much as there are.
+
+        Args:
+            kind: one of :data:`KINDS`.
+            instruments: ids, shape (n,).
+        """
+        cell = instruments.astype(np.intp) + (kind - KINDS[0]) * self.capacity
+        return self._take(cell[self._seqs[cell] > 0], None)
+
+    def _take(self, cell: NDArray[np.intp], until: int | None) -> Changed:
+        """The rows of these cells, in order, whole, and none newer than ``until``."""
         # In order before the copy: the rows, 80 bytes each, are moved once.
         seqs = self._seqs[cell]
         order = np.argsort(seqs)

@@ -106,15 +106,7 @@ class Ring:
         Raises:
             ValueError: the cursor is negative or beyond the head.
         """
-        head = int(self._counters[1])
-        if not 0 <= cursor <= head:
-            raise ValueError(f"cursor {cursor} is outside 0..{head}")
-        # A read accounts for nothing beyond the head it saw: what is lost of later ticks, the next one tells.
-        end = head if until is None else max(cursor, min(head, until))
-        first = max(cursor + 1, min(self.oldest, end + 1))
-        n = end - first + 1
-        if limit is not None:
-            n = max(0, min(n, limit))
+        first, n, end = self._held(cursor, limit, until)
         begin = (first - 1) & self._mask
         raw = self._raw
         if begin + n <= self.capacity:
@@ -128,6 +120,34 @@ class Ring:
             first = safe
         lost = Lost(cursor + 1, first - 1) if first > cursor + 1 else None
         return Span(ticks.view(TICK), first, lost)
+
+    def view(self, cursor: int, limit: int | None = None, until: int | None = None) -> Span:
+        """As :meth:`read`, without a copy: the ticks are a read-only view of the ring itself, in one piece.
+
+        So they may end before what :meth:`read` gives, where the ring's memory does, and **the writer may overwrite
+        them at any time**: after their use, those with a sequence number below :attr:`oldest` may have been torn, and
+        what came of them is worth nothing. The others were whole.
+
+        Raises:
+            ValueError: the cursor is negative or beyond the head.
+        """
+        first, n, _ = self._held(cursor, limit, until)
+        begin = (first - 1) & self._mask
+        n = min(n, self.capacity - begin)
+        ticks = self._slots[begin : begin + n]
+        ticks.flags.writeable = False
+        return Span(ticks, first, Lost(cursor + 1, first - 1) if first > cursor + 1 else None)
+
+    def _held(self, cursor: int, limit: int | None, until: int | None) -> tuple[int, int, int]:
+        """What is there to be read now: the first, how many, and the last that this read may account for."""
+        head = int(self._counters[1])
+        if not 0 <= cursor <= head:
+            raise ValueError(f"cursor {cursor} is outside 0..{head}")
+        # A read accounts for nothing beyond the head it saw: what is lost of later ticks, the next one tells.
+        end = head if until is None else max(cursor, min(head, until))
+        first = max(cursor + 1, min(self.oldest, end + 1))
+        n = end - first + 1
+        return first, n if limit is None else max(0, min(n, limit)), end
 
     def column(self, name: str, first: int, last: int) -> NDArray[np.generic]:
         """One column of the ticks ``first`` to ``last`` as a copy, not checked against overwriting.

@@ -3,7 +3,6 @@
 import mmap
 import os
 import secrets
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -21,6 +20,8 @@ _MOST_LAG = 4096
 
 _MAGIC = b"MKTFEED\0"
 _LAYOUT_VERSION = 2
+#: A TICK in words: the columns in order, each as NAME:TYPE.
+_TICK_TEXT = ",".join(f"{name}:{TICK[name].str}" for name in TICK.names or ()).encode()
 _HEADER = np.dtype(
     [
         ("magic", "V8"),
@@ -30,8 +31,12 @@ _HEADER = np.dtype(
         ("ticks", "<u8"),
         ("instruments", "<u8"),
         ("feeds", "<u8"),
+        ("pid", "<u8"),
+        ("tick", "S256"),
     ]
 )
+#: What the writer says of itself again and again.
+_LIFE = np.dtype([("beat_ns", "<i8"), ("ended", "<u8")])
 _ALIGN = 128  # two cache lines: the writer's counters share none with anything a reader writes or scans
 
 
@@ -49,6 +54,7 @@ def _parts(ticks: int, instruments: int, feeds: int) -> list[_Part]:
     u8 = np.dtype(np.uint64)
     return [
         _Part("header", _HEADER, (1,)),
+        _Part("life", _LIFE, (1,)),
         _Part("ring_counters", u8, (2,)),
         _Part("directory_counts", u8, (2,)),
         _Part("feeds", FEED, (feeds,)),
@@ -78,6 +84,7 @@ class TickStore:
 
     Attributes:
         epoch: random id of this store's life, 1..2**53-1 (exact as a JSON number everywhere).
+        pid: the process that made it.
         directory, ring: two of the three tables.
 
     Args:
@@ -96,7 +103,9 @@ class TickStore:
 
         self._header = part("header")
         self._writable = self._header.flags.writeable
+        self._beat_ns, self._ended = part("life")["beat_ns"], part("life")["ended"]
         self.epoch = int(self._header["epoch"][0])
+        self.pid = int(self._header["pid"][0])
         self.directory = InstrumentDirectory(part("instruments"), part("feeds"), part("directory_counts"))
         self.ring = Ring(part("ring"), part("ring_counters"))
         self._latest = LatestTable(part("latest_rows"), part("latest_seqs"), part("latest_claims"))
@@ -124,14 +133,15 @@ class TickStore:
         cls,
         ticks: int = DEFAULT_TICKS,
         instruments: int = DEFAULT_INSTRUMENTS,
-        path: str | os.PathLike[str] | None = None,
+        path: str | os.PathLike[str] | int | None = None,
     ) -> "TickStore":
         """A new, empty store.
 
         Args:
             ticks: capacity of the ring; a power of two.
             instruments: capacity of the directory and the latest table.
-            path: a file to make and map (on /dev/shm to share memory with other processes); None = on the heap.
+            path: a file to make and map (on /dev/shm to share memory with other processes), or the descriptor of an
+                empty one, which stays open; None = on the heap.
 
         Raises:
             ValueError: a capacity that is not possible.
@@ -147,55 +157,90 @@ class TickStore:
         if path is None:
             buffer = np.zeros(length, np.uint8).data
         else:
-            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+            fd = path if isinstance(path, int) else os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
             try:
                 # All of it is taken now: a sparse file that finds the disk full later ends the process with SIGBUS.
                 os.posix_fallocate(fd, 0, length)
                 buffer = mmap.mmap(fd, length)
             except BaseException:
-                os.unlink(path)
+                if not isinstance(path, int):
+                    os.unlink(path)
                 raise
             finally:
-                os.close(fd)
+                if not isinstance(path, int):
+                    os.close(fd)
         header = np.frombuffer(buffer, _HEADER, 1)
         header["layout"], header["tick_bytes"] = _LAYOUT_VERSION, TICK.itemsize
         header["ticks"], header["instruments"], header["feeds"] = ticks, instruments, _FEEDS
         header["epoch"] = secrets.randbelow((1 << 53) - 1) + 1
+        header["pid"], header["tick"] = os.getpid(), _TICK_TEXT
         # Last of all: a file with the magic in it is complete.
         header["magic"] = np.void(_MAGIC)
         return cls(buffer, ticks, instruments, _FEEDS, shared=path is not None)
 
     @classmethod
-    def attach(cls, path: str | os.PathLike[str]) -> "TickStore":
+    def attach(cls, path: str | os.PathLike[str] | int, name: str | None = None) -> "TickStore":
         """The read side of a store that another process created with a path.
+
+        Args:
+            path: its file, or an open descriptor of it, which stays open.
+            name: what errors call it; by default the path.
 
         Raises:
             FileNotFoundError: there is no such file.
             StoreError: it is not a store, or one of another version, or damaged.
         """
-        fd = os.open(path, os.O_RDONLY)
+        name = str(path) if name is None else name
+        fd = path if isinstance(path, int) else os.open(path, os.O_RDONLY)
         try:
             length = os.fstat(fd).st_size
             if length < _HEADER.itemsize:
-                raise StoreError(f"{Path(path)} is not a tick store: {length} bytes")
+                raise StoreError(f"{name} is not a tick store: {length} bytes")
             buffer = mmap.mmap(fd, length, prot=mmap.PROT_READ)
         finally:
-            os.close(fd)
+            if not isinstance(path, int):
+                os.close(fd)
         header = np.frombuffer(buffer, _HEADER, 1)[0]
         if header["magic"].tobytes() != _MAGIC:
-            raise StoreError(f"{Path(path)} is not a tick store")
+            raise StoreError(f"{name} is not a tick store")
         if (int(header["layout"]), int(header["tick_bytes"])) != (_LAYOUT_VERSION, TICK.itemsize):
             raise StoreError(
-                f"{Path(path)} has layout {header['layout']} with ticks of {header['tick_bytes']} bytes;"
+                f"{name} has layout {header['layout']} with ticks of {header['tick_bytes']} bytes;"
                 f" this version reads layout {_LAYOUT_VERSION} with {TICK.itemsize}"
             )
-        ticks, instruments, feeds = (int(header[name]) for name in ("ticks", "instruments", "feeds"))
+        if header["tick"] != _TICK_TEXT:
+            columns = header["tick"].decode(errors="replace")
+            raise StoreError(f"{name} has ticks of {columns}; this version reads {_TICK_TEXT.decode()}")
+        ticks, instruments, feeds = (int(header[column]) for column in ("ticks", "instruments", "feeds"))
         if not (ticks and ticks & (ticks - 1) == 0 and instruments and feeds):
-            raise StoreError(f"{Path(path)} is damaged: {ticks} ticks, {instruments} instruments, {feeds} feeds")
+            raise StoreError(f"{name} is damaged: {ticks} ticks, {instruments} instruments, {feeds} feeds")
         _, needed = _layout(ticks, instruments, feeds)
         if length < needed:
-            raise StoreError(f"{Path(path)} is cut short: {length} of {needed} bytes")
+            raise StoreError(f"{name} is cut short: {length} of {needed} bytes")
         return cls(buffer, ticks, instruments, feeds)
+
+    @staticmethod
+    def is_store(fd: int) -> bool:
+        """Whether the file of that descriptor is a store, of whatever version."""
+        return os.pread(fd, len(_MAGIC), 0) == _MAGIC
+
+    @property
+    def beat_ns(self) -> int:
+        """When the writer last said that it lives, by its own clock: ns since the Unix epoch; 0 = never yet."""
+        return int(self._beat_ns[0])
+
+    @property
+    def ended(self) -> bool:
+        """Whether the writer has published its last tick, and said so."""
+        return bool(self._ended[0])
+
+    def beat(self, now_ns: int) -> None:
+        """Say that the writer lives. Only the one writer may call this."""
+        self._beat_ns[0] = now_ns
+
+    def end(self) -> None:
+        """Say that no more ticks will come. Only the one writer may call this."""
+        self._ended[0] = 1
 
     def publish(self, batch: Ticks) -> int:
         """Make a batch, shape (n,), TICK, visible to every reader. Returns the new head.

@@ -8,10 +8,21 @@ from typing import Any
 import orjson
 from tornado.web import Application, RequestHandler
 
-from marketfeed.transports import longpoll, sse, websocket
+from marketfeed.server.history.handlers import History
+from marketfeed.server.history.handlers import routes as history_routes
+from marketfeed.transports import longpoll, sse, upgrade
 from marketfeed.transports.base import Gate
 
-SEE = ["/stream", "/v2/{feed}", "/sse", "/poll", "/api/status"]
+SEE = [
+    "/stream",
+    "/v2/{feed}",
+    "/v2/{feed}/snapshots",
+    "/v2/{feed}/quotes",
+    "/sse",
+    "/poll",
+    "/api/symbols",
+    "/api/status",
+]
 
 
 class _Json(RequestHandler):
@@ -30,18 +41,20 @@ def _quiet(handler: RequestHandler) -> None:
     """Requests are not logged one by one: a thousand clients that connect are not a thousand lines."""
 
 
-def make_app(gate: Gate, status: Callable[[], dict[str, Any]], origins: Sequence[str]) -> Application:
+def make_app(gate: Gate, history: History, status: Callable[[], dict[str, Any]], origins: Sequence[str]) -> Application:
     """Every route of the server.
 
     Args:
+        history: what `/v2/{feed}/...` and `/api/symbols` are answered from.
         status: what `/api/status` answers.
         origins: pages of these may connect besides our own; "*" = any.
     """
     return Application(
         [
-            *websocket.routes(gate),
+            *upgrade.routes(gate),
             *sse.routes(gate),
             *longpoll.routes(gate),
+            *history_routes(history),
             (
                 r"/",
                 _Json,

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from marketfeed.feed import FeedError, FeedSpec
+from marketfeed.model.shared import DIRECTORY
 from marketfeed.model.store import DEFAULT_INSTRUMENTS, DEFAULT_TICKS
 
 
@@ -65,16 +66,21 @@ SETTINGS: tuple[Setting, ...] = (
         "when bars of 60 s are made; wanted = while somebody is subscribed to them, as of other lengths",
         choices=("always", "wanted"),
     ),
+    Setting("share", str, "", "name", "under which processes of this machine read the ring with `marketfeed.attach`"),
+    Setting("share_dir", str, DIRECTORY, "path", "where the shared ring's file is; memory, not a disk"),
     Setting("key", str, (), "KEY:SECRET or TOKEN", "who may subscribe; none = everybody", many=True),
     Setting("origin", str, (), "URL", "pages of this origin may connect too; * = any", many=True),
     Setting("max_connections", int, 10_000, "connections", "how many there may be at a time", least=1, most=1_000_000),
     Setting("max_symbols", int, 10_000, "symbols", "how many one connection may subscribe to", least=1, most=1_000_000),
     Setting("max_globs", int, 100, "globs", "how many of them may be globs", least=0, most=1_000_000),
     Setting("max_message", int, 65_536, "bytes", "how long a client's message may be", least=1024, most=1 << 26),
+    Setting("max_requests", int, 64, "requests", "how many for history there may be at a time", least=1, most=10_000),
+    Setting("request_timeout", float, 10.0, "s", "how long one for history may be worked on", least=0.1, most=3600),
     Setting("write_timeout", float, 60.0, "s", "cut a client that takes nothing for so long", least=1, most=86_400),
     Setting(
         "poll_timeout", float, 60.0, "s", "end a long poll that is not asked again for so long", least=5, most=86_400
     ),
+    Setting("compression", str, "off", "kind", "what WebSocket clients may ask for", choices=("off", "deflate")),
     Setting("certfile", str, "", "path", "TLS certificate chain, PEM"),
     Setting("keyfile", str, "", "path", "TLS private key, PEM"),
     Setting(

@@ -11,6 +11,7 @@ import signal
 import ssl
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
+from time import monotonic
 from typing import Any
 
 from tornado.netutil import bind_sockets
@@ -19,13 +20,15 @@ from marketfeed.bars import BarStage
 from marketfeed.feed import FeedError
 from marketfeed.ingest import FeedRunner
 from marketfeed.model.bars import DEFAULT_SECONDS
-from marketfeed.model.clock import SystemClock
+from marketfeed.model.clock import Clock, SystemClock
+from marketfeed.model.shared import SharedStore, ShareError
 from marketfeed.model.store import TickStore
 from marketfeed.server.app import make_app
 from marketfeed.server.auth import authenticator
 from marketfeed.server.bar_driver import BarDriver
 from marketfeed.server.config import Config, ConfigError
 from marketfeed.server.driver import Driver
+from marketfeed.server.history.handlers import History
 from marketfeed.server.limited import LimitedServer
 from marketfeed.stream.hub import Hub
 from marketfeed.transports.base import Gate, Limits
@@ -67,20 +70,55 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 
 async def _serve(config: Config, on_ready: Callable[[str], None]) -> None:
-    loop = asyncio.get_running_loop()
+    with contextlib.ExitStack() as cleanup:
+        shared = _shared(config)
+        if shared is not None:
+            cleanup.callback(shared.close)
+        await _serve_from(shared.store if shared else _on_heap(config), shared, config, on_ready)
+
+
+def _shared(config: Config) -> SharedStore | None:
+    """The store that other processes may read, where that was asked for."""
+    if not config["share"]:
+        return None
     try:
-        store = TickStore.create(config["ring_ticks"], config["instruments"])
+        shared = SharedStore(config["share"], config["ring_ticks"], config["instruments"], config["share_dir"])
+    except ShareError as error:
+        raise ConfigError(f"share: {error}") from None
+    for path in shared.removed:
+        log.warning("removed %s: its server ended without doing so", path)
+    return shared
+
+
+def _announce(shared: SharedStore | None, clock: Clock) -> None:
+    try:
+        if shared is not None:
+            shared.announce(clock.now_ns())
+    except ShareError as error:
+        raise ConfigError(f"share: {error}") from None
+
+
+def _on_heap(config: Config) -> TickStore:
+    try:
+        return TickStore.create(config["ring_ticks"], config["instruments"])
     except MemoryError:
         raise ConfigError(f"not enough memory for ring_ticks = {config['ring_ticks']:,}") from None
+
+
+async def _serve_from(
+    store: TickStore, shared: SharedStore | None, config: Config, on_ready: Callable[[str], None]
+) -> None:
+    loop = asyncio.get_running_loop()
+    clock = SystemClock()
     hub = Hub(store, config["coalesce_ms"] / 1000, sender=best_sender())
     driver = Driver(hub, loop)
-    bars = _bars(config, hub, driver, loop)
+    bars = _bars(config, hub, driver, clock, loop)
 
     def published() -> None:
         driver.published()
         bars.published()
 
-    runners = _runners(config, store, published, bars.ended)
+    runners = _runners(config, store, clock, published, bars.ended)
     try:
         keys = authenticator(config["key"])
     except ValueError as error:
@@ -92,9 +130,13 @@ async def _serve(config: Config, on_ready: Callable[[str], None]) -> None:
         message_bytes=config["max_message"],
         write_seconds=config["write_timeout"],
         poll_seconds=config["poll_timeout"],
+        compression=config["compression"] == "deflate",
     )
     gate = Gate(hub, driver.wake, driver.clock, version("marketfeed"), limits, keys)
-    app = make_app(gate, lambda: _status(store, hub, bars.stage, gate, runners), config["origin"])
+    history = History(
+        store, gate, monotonic, config["max_requests"], config["request_timeout"], config["write_timeout"]
+    )
+    app = make_app(gate, history, lambda: _status(store, hub, bars.stage, gate, history, runners), config["origin"])
     tls = _tls(config)
     server = LimitedServer(
         _descriptors() - _SPARE_DESCRIPTORS,
@@ -108,18 +150,20 @@ async def _serve(config: Config, on_ready: Callable[[str], None]) -> None:
         sockets = bind_sockets(config["port"], config["host"], backlog=_BACKLOG)
     except OSError as error:
         raise ConfigError(f"cannot listen on {config['host']}:{config['port']}: {error.strerror or error}") from None
-    server.add_sockets(sockets)
-
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
+    # Only now: a signal that came between would end the process and leave the file behind.
+    _announce(shared, clock)
+    server.add_sockets(sockets)
+
     # What is there now stays for good; the collector need not look at it again.
     gc.collect()
     gc.freeze()
     gc.set_threshold(*_GC_THRESHOLD)
     async with asyncio.TaskGroup() as tasks:
         running = [tasks.create_task(runner.run()) for runner in runners]
-        running.append(tasks.create_task(_check(gate, bars)))
+        running.append(tasks.create_task(_check(gate, store, bars, clock)))
         host, port = sockets[0].getsockname()[:2]
         on_ready(f"{'https' if tls else 'http'}://{f'[{host}]' if ':' in host else host}:{port}")
         try:
@@ -130,6 +174,8 @@ async def _serve(config: Config, on_ready: Callable[[str], None]) -> None:
                 task.cancel()
             for runner in runners:
                 runner.close()
+            if shared is not None:
+                shared.close()  # before the drain: nothing more is published
             server.stop()
             gate.close()
             await _drained(gate)
@@ -138,26 +184,27 @@ async def _serve(config: Config, on_ready: Callable[[str], None]) -> None:
             await server.close_all_connections()
 
 
-def _bars(config: Config, hub: Hub, driver: Driver, loop: asyncio.AbstractEventLoop) -> BarDriver:
+def _bars(config: Config, hub: Hub, driver: Driver, clock: Clock, loop: asyncio.AbstractEventLoop) -> BarDriver:
     always = (DEFAULT_SECONDS,) if config["minute_bars"] == "always" else ()
-    stage = BarStage(hub.store, SystemClock(), hub.bar_lengths, always)
+    stage = BarStage(hub.store, clock, hub.bar_lengths, always)
     return BarDriver(stage, hub.store.ring.capacity, loop, driver.published)
 
 
 def _runners(
-    config: Config, store: TickStore, on_publish: Callable[[], None], on_end: Callable[[int], None]
+    config: Config, store: TickStore, clock: Clock, on_publish: Callable[[], None], on_end: Callable[[int], None]
 ) -> list[FeedRunner]:
     runners = []
     for spec in config.feeds:
         try:
-            runners.append(FeedRunner(spec.name, spec.build(), store, SystemClock(), on_publish, on_end=on_end))
+            runners.append(FeedRunner(spec.name, spec.build(), store, clock, on_publish, on_end=on_end))
         except FeedError as error:
             raise FeedError(f"feed {spec.name}: {error}") from None
     return runners
 
 
-async def _check(gate: Gate, bars: BarDriver) -> None:
+async def _check(gate: Gate, store: TickStore, bars: BarDriver, clock: Clock) -> None:
     while True:
+        store.beat(clock.now_ns())
         await asyncio.sleep(_CHECK_SECONDS)
         gate.check()
         bars.run()
@@ -199,7 +246,9 @@ def _tls(config: Config) -> ssl.SSLContext | None:
     return context
 
 
-def _status(store: TickStore, hub: Hub, stage: BarStage, gate: Gate, runners: Sequence[FeedRunner]) -> dict[str, Any]:
+def _status(
+    store: TickStore, hub: Hub, stage: BarStage, gate: Gate, history: History, runners: Sequence[FeedRunner]
+) -> dict[str, Any]:
     """Counters since the start; every loss is in here."""
     return {
         "epoch": store.epoch,
@@ -209,5 +258,6 @@ def _status(store: TickStore, hub: Hub, stage: BarStage, gate: Gate, runners: Se
         "connections": len(gate),
         "delivered": vars(hub.stats),
         "bars": vars(stage.stats),
+        "history": vars(history.pace.stats),
         "feeds": {runner.name: {**vars(runner.stats), "refused": dict(runner.stats.refused)} for runner in runners},
     }

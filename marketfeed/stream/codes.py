@@ -13,6 +13,7 @@ class ErrorCode(IntEnum):
     AUTH_TIMEOUT = 404
     SYMBOL_LIMIT = 405
     CONNECTION_LIMIT = 406
+    #: never sent: who does not read is closed
     SLOW_CLIENT = 407
     NOT_ENTITLED = 409
     INTERNAL = 500

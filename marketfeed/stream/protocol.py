@@ -6,7 +6,6 @@ Alpaca's market data protocol v2 with optional extensions; `docs/protocol.md` is
 from __future__ import annotations
 
 import datetime
-import re
 from collections.abc import Iterable
 from typing import Annotated, Any
 
@@ -16,6 +15,7 @@ from marketfeed.model.bars import DEFAULT_SECONDS, LONGEST_SECONDS, SHORTEST_SEC
 from marketfeed.model.instruments import InstrumentDirectory
 from marketfeed.stream.codes import ErrorCode, GapReason, ProtocolError
 from marketfeed.stream.encoding.fields import FIELDS, check_fields
+from marketfeed.stream.encoding.rfc3339 import time_from_text
 from marketfeed.stream.subscription import CHANNELS, Options, check_pattern
 from marketfeed.stream.where import Where
 
@@ -140,24 +140,16 @@ def decode_command(data: str | bytes) -> Command:
     raise ProtocolError(ErrorCode.SYNTAX, text[: 2 * _QUOTE_CHARS])
 
 
-_RFC3339 = re.compile(r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d:\d\d)(?:\.(\d{1,9})\d*)?([Zz]|[+-]\d\d:[0-5]\d)", re.ASCII)
-
-
 def parse_time(text: str) -> int:
     """An RFC 3339 time as ns since the Unix epoch; digits beyond the ninth are cut.
 
     Raises:
         ProtocolError: it is none.
     """
-    match = _RFC3339.fullmatch(text)
-    if match:
-        day, clock, fraction, zone = match.groups()
-        try:
-            whole = datetime.datetime.fromisoformat(f"{day}T{clock}{'+00:00' if zone in 'Zz' else zone}")
-            return int(whole.timestamp()) * 1_000_000_000 + int((fraction or "0").ljust(9, "0"))
-        except (ValueError, OverflowError):
-            pass
-    raise ProtocolError(ErrorCode.SYNTAX, f"since is not an RFC 3339 time: {text[:_QUOTE_CHARS]!r}")
+    time_ns = time_from_text(text)
+    if time_ns is None:
+        raise ProtocolError(ErrorCode.SYNTAX, f"since is not an RFC 3339 time: {text[:_QUOTE_CHARS]!r}")
+    return time_ns
 
 
 def connected(epoch: int, version: str) -> Message:

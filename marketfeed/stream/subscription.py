@@ -98,7 +98,8 @@ def is_glob(pattern: str) -> bool:
 
 
 @lru_cache(maxsize=4096)
-def _matcher(pattern: str) -> Callable[[str], object]:
+def matcher(pattern: str) -> Callable[[str], object]:
+    """Tells whether a name is meant by this glob, or by this plain symbol."""
     # The library's translation matches in one pass without backtracking; only * and ? are wild here.
     return re.compile(fnmatch.translate(pattern.replace("[", "[[]"))).match
 
@@ -128,7 +129,7 @@ def covering(keys: set[tuple[int, str]], others: set[tuple[int, str]]) -> set[tu
 def _may_name(glob: str, name: str) -> bool:
     """Whether an instrument of that name, of whichever feed, may be meant."""
     ends = {name, name.rpartition(":")[2]}
-    return any(_matcher(pattern)(end) for pattern in {glob, glob.rpartition(":")[2]} for end in ends)
+    return any(matcher(pattern)(end) for pattern in {glob, glob.rpartition(":")[2]} for end in ends)
 
 
 class Selection:
@@ -217,7 +218,7 @@ class Selection:
         mine = range(begin, len(symbols))
         found: Iterable[int] = mine
         if pattern != "*":
-            match = _matcher(pattern)
+            match = matcher(pattern)
             if ":" in pattern:
                 found = [i for i in mine if match(f"{feeds[feed_of[i]]}:{symbols[i]}") or match(symbols[i])]
             else:

@@ -44,6 +44,10 @@ class Limits:
     ping_seconds: float = 20.0
     #: seconds after which a long-polling session that is asked for nothing ends
     poll_seconds: float = 60.0
+    #: seconds for a closing handshake
+    close_seconds: float = 5.0
+    #: whether a WebSocket client may ask for compression
+    compression: bool = False
 
 
 class Connection(Link, Protocol):
@@ -105,6 +109,10 @@ class Gate:
     def has_feed(self, name: str) -> bool:
         """Whether there is a feed of that name."""
         return name in self.hub.directory.feeds()
+
+    def allows(self, credentials: protocol.Auth | None) -> bool:
+        """Whether one who shows these may have data: whoever asks where no keys are set, else who has one."""
+        return self._authenticate is None or (credentials is not None and self._authenticate(credentials))
 
     def admit(
         self,

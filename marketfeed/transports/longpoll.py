@@ -31,7 +31,7 @@ from marketfeed.transports.http import StreamingHandler, as_texts, refused, spli
 #: The longest wait for an answer, in seconds: proxies give up after 30 and more.
 WAIT_SECONDS = 25.0
 #: An answer that has so many bytes takes no more frames.
-_ANSWER_BYTES = 1 << 18
+_ANSWER_BYTES = 1 << 16
 
 
 class Opening(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

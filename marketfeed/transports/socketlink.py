@@ -96,11 +96,6 @@ class SocketLink:
         log.debug("%s: %s", self._name, error)
         self._stream.close(exc_info=error)
 
-    def filled(self, done: asyncio.Future[None]) -> None:
-        """Something that is not the hub's is in the stream's buffer."""
-        self._wait_for(done)
-        self._gate.stalled(self)
-
     def _wait_for(self, done: asyncio.Future[None]) -> None:
         """Nobody may send past what is in the stream's buffer until it is gone."""
         if not self._unfinished:

@@ -1,78 +1,60 @@
-"""WebSocket (RFC 6455) on Tornado; how a frame gets into the socket is in socketlink.py."""
+"""One client's WebSocket: what its frames are, what comes in from it, and how it ends.
+
+How a frame gets into the socket is in socketlink.py, the protocol itself in rfc6455.py and rfc7692.py, and how a
+WebSocket begins in upgrade.py.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import logging
-import struct
+import socket
 from collections.abc import Callable
-from typing import Any
 
-from tornado.iostream import StreamClosedError
-from tornado.web import HTTPError
-from tornado.websocket import (
-    WebSocketClosedError,
-    WebSocketHandler,
-    WebSocketProtocol,
-    WebSocketProtocol13,
-    _WebSocketParams,
-)
+from tornado.iostream import IOStream, StreamClosedError
 
 from marketfeed.stream.codes import CloseCode
-from marketfeed.stream.encoding import ENCODINGS
+from marketfeed.stream.link import Took
+from marketfeed.transports import rfc6455, rfc7692
 from marketfeed.transports.base import Gate
-from marketfeed.transports.credentials import credentials
 from marketfeed.transports.socketlink import SocketLink
 
 log = logging.getLogger("marketfeed.websocket")
 
-_SUBPROTOCOL = "marketfeed."
-_FIN_TEXT, _FIN_BINARY = 0x81, 0x82
-
-
-def _made(n: int, binary: bool) -> bytes:
-    first = _FIN_BINARY if binary else _FIN_TEXT
-    if n < 126:
-        return struct.pack("!BB", first, n)
-    if n < 1 << 16:
-        return struct.pack("!BBH", first, 126, n)
-    return struct.pack("!BBQ", first, 127, n)
-
-
 #: Headers of text and of binary frames, by the length of the payload: the usual ones need not be made again.
-_HEADS = tuple(tuple(_made(n, binary) for n in range(4096)) for binary in (False, True))
+_HEADS = tuple(tuple(rfc6455.head(rfc6455.first_octet(binary), n) for n in range(4096)) for binary in (False, True))
+#: So much is read at a time: what a client sends at once must not keep the others waiting.
+_READ_BYTES = 4096
 
 
 def head(n: int, binary: bool) -> bytes:
     """The header of an unmasked, unfragmented frame (RFC 6455, 5.2) whose payload has so many bytes."""
-    return _HEADS[binary][n] if n < len(_HEADS[0]) else _made(n, binary)
-
-
-class _Protocol(WebSocketProtocol13):
-    """Tornado's, which tells its handler when a control frame of Tornado's own did not fit into the socket."""
-
-    handler: StreamHandler
-
-    def _write_frame(self, fin: bool, opcode: int, data: bytes, flags: int = 0) -> asyncio.Future[None]:
-        done = super()._write_frame(fin, opcode, data, flags)
-        if self.stream is not None and self.stream.writing():
-            self.handler.link.filled(done)
-        return done
+    return _HEADS[binary][n] if n < len(_HEADS[0]) else rfc6455.head(rfc6455.first_octet(binary), n)
 
 
 class WebSocketLink(SocketLink):
-    """One client's socket."""
+    """One client's socket, from when the opening handshake is done."""
 
     head: Callable[[int, bool], bytes] | None = staticmethod(head)
 
-    def __init__(self, handler: StreamHandler, gate: Gate) -> None:
-        assert handler.ws_connection is not None
-        assert handler.ws_connection.stream is not None
-        super().__init__(handler.ws_connection.stream, handler.name, gate)
-        self._handler = handler
+    def __init__(self, stream: IOStream, name: str, gate: Gate) -> None:
+        super().__init__(stream, name, gate)
+        self._receiver = rfc6455.Receiver(gate.limits.message_bytes, self._inflater())
         self.heard = gate.clock()
         self._pinged: float | None = None
+        #: the data of a ping that could not be answered yet
+        self._owed: bytes | None = None
+        #: our close frame, from when it is written on, and what cuts the connection if that leads to nothing
+        self._goodbye: asyncio.Future[None] | None = None
+        self._cutting: asyncio.TimerHandle | None = None
+        if stream.writing():  # the answer to the handshake
+            self._wait_for(stream.write(b""))
+
+    @staticmethod
+    def _inflater() -> rfc6455.Inflater | None:
+        """What undoes the client's compression, if that was agreed on."""
+        return None
 
     @staticmethod
     def wrap(payload: bytes, binary: bool, seq: int | None) -> bytes:
@@ -80,7 +62,11 @@ class WebSocketLink(SocketLink):
 
     def drained(self) -> None:
         self.heard, self._pinged = self._gate.clock(), None
-        super().drained()
+        if self._owed is not None:
+            data, self._owed = self._owed, None
+            self._send_own(rfc6455.pong(data))
+        if not self._unfinished:
+            super().drained()
 
     def check(self, now: float) -> None:
         """Ping when it is quiet; end it when it does not answer, or does not take a frame in time.
@@ -97,83 +83,112 @@ class WebSocketLink(SocketLink):
                 self._gate.end(self, CloseCode.PONG_TIMEOUT)
         elif now - self.heard > seconds:
             self._pinged = now
-            # A connection that has just gone is not pinged: Tornado tells the gate of it.
-            with contextlib.suppress(StreamClosedError, WebSocketClosedError):
-                self._handler.ping(b"")
+            self._send_own(rfc6455.ping())
+
+    def _send_own(self, frame: bytes) -> None:
+        """Send something that is not the hub's, which is told where that fills the link."""
+        if self.send(frame) is not Took.MORE:
+            self._gate.stalled(self)
+
+    # ---- what comes in ----------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Read what the client sends, until it is gone."""
+        self._stream.set_close_callback(self._gone)
+        self._read()
+
+    def _read(self) -> None:
+        try:
+            coming = self._stream.read_bytes(_READ_BYTES, partial=True)
+        except StreamClosedError:
+            self._gone()
+        else:
+            asyncio.ensure_future(coming).add_done_callback(self._received)
+
+    def _received(self, done: asyncio.Future[bytes]) -> None:
+        if done.cancelled() or done.exception() is not None:
+            return  # it is closed, and the stream tells us
+        self.heard, self._pinged = self._gate.clock(), None
+        try:
+            for event in self._receiver.receive(done.result()):
+                self._take(event)
+        except Exception:
+            log.exception("%s: what it sent could not be taken", self._name)
+            self._gate.end(self, CloseCode.INTERNAL)
+        self._read()
+
+    def _take(self, event: rfc6455.Event) -> None:
+        if isinstance(event, str | bytes):
+            self._gate.receive(self, event)
+        elif isinstance(event, rfc6455.Ping):
+            if self._closing:
+                return  # nothing follows a close frame
+            if self._unfinished:
+                self._owed = event.data  # only the last one needs an answer (RFC 6455, 5.5.3)
+            else:
+                self._send_own(rfc6455.pong(event.data))
+        elif isinstance(event, rfc6455.Close):
+            self._hang_up(event.code, "")
+        elif isinstance(event, rfc6455.Fail):
+            log.info("%s: %d %s", self._name, event.code, event.reason)
+            self._hang_up(event.code, event.reason)
+
+    # ---- the end ----------------------------------------------------------------------------------------------------
 
     def close(self, code: CloseCode | int, reason: str) -> None:
-        # Tornado waits 5 s for the client's answer and then cuts.
+        """Begin the closing handshake; what it is not completed by is cut after a time."""
+        if self._closing:
+            return
         self._closing = True
-        self._handler.close(int(code), reason)
+        self._owed = None
+        try:
+            self._goodbye = self._stream.write(rfc6455.close(int(code), reason))
+        except StreamClosedError:
+            return
+        loop = asyncio.get_running_loop()
+        self._cutting = loop.call_later(self._gate.limits.close_seconds, self._stream.close)
 
-    def answered(self) -> None:
-        """The client is alive."""
-        self.heard, self._pinged = self._gate.clock(), None
+    def _hang_up(self, code: int, reason: str) -> None:
+        """The client has closed, or broke the rules: nothing that it sends counts any more."""
+        self._gate.left(self)
+        self.close(code, reason)
+        if self._goodbye is not None:
+            self._goodbye.add_done_callback(self._half_close)
 
+    def _half_close(self, done: asyncio.Future[None]) -> None:
+        """Our close frame is on its way: say that nothing follows, and wait for the client to do so too (7.1.1).
 
-class StreamHandler(WebSocketHandler):
-    """`/stream` and `/v2/{feed}`."""
+        Closed at once with something unread, the kernel would take back the close frame together with all the rest.
+        """
+        if done.cancelled() or done.exception() is not None or self._stream.closed():
+            return
+        if self._tls:
+            self._stream.close()
+        else:
+            with contextlib.suppress(OSError):  # the client was faster
+                self._stream.socket.shutdown(socket.SHUT_WR)
 
-    link: WebSocketLink
-
-    def initialize(self, gate: Gate) -> None:
-        self._gate = gate
-        self.name = f"ws {self.request.remote_ip}"
-
-    def prepare(self) -> None:
-        feed = self.path_kwargs.get("feed")
-        if feed is not None and not self._gate.has_feed(feed):
-            raise HTTPError(404, "no feed %s", feed)
-        encoding = self.get_query_argument("encoding", None)
-        if encoding is not None and encoding not in ENCODINGS:
-            raise HTTPError(400, "no encoding %s", encoding)
-
-    def check_origin(self, origin: str) -> bool:
-        trusted = self.settings.get("trusted_origins", [])
-        return "*" in trusted or super().check_origin(origin)
-
-    def select_subprotocol(self, subprotocols: list[str]) -> str | None:
-        known = (name for name in subprotocols if name.removeprefix(_SUBPROTOCOL) in ENCODINGS)
-        return next((name for name in known if name.startswith(_SUBPROTOCOL)), None)
-
-    def get_websocket_protocol(self) -> WebSocketProtocol | None:
-        if super().get_websocket_protocol() is None:
-            return None
-        # Pings are the gate's business, and compression would be done for each client anew.
-        params = _WebSocketParams(
-            ping_interval=0, ping_timeout=0, max_message_size=self._gate.limits.message_bytes, compression_options=None
-        )
-        return _Protocol(self, False, params)
-
-    def open(self, *args: str, **kwargs: Any) -> None:
-        self.set_nodelay(True)
-        self.link = WebSocketLink(self, self._gate)
-        self._gate.admit(self.link, self.name, self._encoding(), kwargs.get("feed"), credentials(self.request))
-        self._gate.wake()
-
-    def _encoding(self) -> str:
-        if self.selected_subprotocol:
-            return self.selected_subprotocol.removeprefix(_SUBPROTOCOL)
-        asked = self.get_query_argument("encoding", None)
-        if asked is not None:
-            return asked
-        return "msgpack" if self.request.headers.get("Content-Type") == "application/msgpack" else "json"
-
-    def on_message(self, message: str | bytes) -> None:
-        self.link.answered()
-        self._gate.receive(self.link, message)
-
-    def on_pong(self, data: bytes) -> None:
-        self.link.answered()
-
-    def on_close(self) -> None:
-        if hasattr(self, "link"):
-            self._gate.left(self.link)
+    def _gone(self) -> None:
+        if self._cutting is not None:
+            self._cutting.cancel()
+        self._gate.left(self)
 
 
-def routes(gate: Gate) -> list[tuple[str, type[WebSocketHandler], dict[str, Any]]]:
-    """What this transport serves."""
-    return [
-        (r"/stream", StreamHandler, {"gate": gate}),
-        (r"/v2/(?P<feed>[^/]+)", StreamHandler, {"gate": gate}),
-    ]
+def deflating(bits: int) -> type[WebSocketLink]:
+    """The type of the links with which permessage-deflate with a window of so many bits was agreed on.
+
+    A type of its own, for those of one type share their frames.
+    """
+
+    class DeflateLink(WebSocketLink):
+        head = None
+
+        @staticmethod
+        def _inflater() -> rfc6455.Inflater:
+            return rfc7692.Inflate()
+
+        @staticmethod
+        def wrap(payload: bytes, binary: bool, seq: int | None) -> bytes:
+            return rfc7692.frame(payload, binary, bits)
+
+    return DeflateLink

@@ -251,7 +251,6 @@ def test_a_cut_loses_nothing_and_repeats_nothing(transport: type[Client]) -> Non
                 await client.until(50 * n - 100)
                 client.cut()
                 server.publish(*some(5, 50 * n))  # while it is away
-                server.ticks[-5:] = []
                 await client.resume()
         server.publish(("A", "q", 0.0))
         await client.until(3051)

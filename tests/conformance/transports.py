@@ -201,7 +201,9 @@ class WebSocketClient(Client):
         await self.start(self.again())
 
     async def command(self, **command: Any) -> None:
-        await self.ws.send(json.dumps(command))
+        # A server that turns a client away may be faster than its first command; why it did is still to be read.
+        with contextlib.suppress(ConnectionClosed):
+            await self.ws.send(json.dumps(command))
 
     def cut(self) -> None:
         self.ws.transport.abort()

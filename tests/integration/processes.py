@@ -81,6 +81,17 @@ def status(address: str) -> dict[str, Any]:
         return told
 
 
+def certificate(directory: Path) -> tuple[Path, Path]:
+    """A new certificate for 127.0.0.1 and its key, as PEM files in that directory."""
+    key, made = directory / "key.pem", directory / "cert.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", key, "-out", made,
+         "-days", "2", "-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    return made, key
+
+
 class Proxy:
     """Passes bytes on between clients and a server, and cuts them off when told.
 

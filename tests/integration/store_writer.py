@@ -1,17 +1,19 @@
-"""The writer of test_store_processes: a process that publishes as fast as it can until its standard input ends.
+"""A process that publishes as fast as it can until its standard input ends.
 
-``python -m tests.integration.store_writer PATH TICKS``
+``python -m tests.integration.store_writer PATH TICKS [NAME]``: a store in the file PATH, or shared as NAME in the
+directory PATH, with a heartbeat.
 
 Tick number s of the store is row ``(s - 1) % len(pattern())`` of the pattern: a reader knows each row from its number.
 Prints "ready" when the file is there, and at its end the head.
 """
 
-import os
 import random
 import select
 import sys
+import time
 
 from marketfeed.model import TickStore
+from marketfeed.model.shared import SharedStore
 from marketfeed.model.tick import Ticks
 from tests.ticks import numbered
 
@@ -23,8 +25,16 @@ def pattern() -> Ticks:
     return numbered(1, 65_537, INSTRUMENTS)
 
 
-def main(path: str, ticks: int) -> None:
-    store = TickStore.create(ticks=ticks, instruments=INSTRUMENTS, path=path)
+def main(path: str, ticks: int, name: str = "") -> None:
+    if name:
+        shared = SharedStore(name, ticks, INSTRUMENTS, path)
+        store = shared.store
+        feed = store.directory.add_feed("pattern")
+        for number in range(INSTRUMENTS):
+            store.directory.add(feed, f"S{number}")
+        shared.announce(time.time_ns())
+    else:
+        store = TickStore.create(ticks=ticks, instruments=INSTRUMENTS, path=path)
     print("ready", flush=True)
     rows = pattern()
     rng = random.Random(1)
@@ -36,9 +46,12 @@ def main(path: str, ticks: int) -> None:
             if place + size > len(rows):
                 size = len(rows) - place
             store.publish(rows[place : place + size])
+            store.beat(time.time_ns())
             place = (place + size) % len(rows)
     print(store.ring.head, flush=True)
+    if name:
+        shared.close()
 
 
 if __name__ == "__main__":
-    main(os.fspath(sys.argv[1]), int(sys.argv[2]))
+    main(sys.argv[1], int(sys.argv[2]), *sys.argv[3:])

@@ -6,14 +6,13 @@ import asyncio
 import json
 import socket
 import ssl
-import subprocess
 from urllib.parse import urlencode
 
 import pytest
 
 from tests.conformance.transports import Http, SseClient, seqs_of
 from tests.integration.inside import Inside, event
-from tests.integration.processes import BOUND, server
+from tests.integration.processes import BOUND, certificate, server
 
 
 def run(conversation, *arguments, **options) -> None:
@@ -240,17 +239,12 @@ def test_a_client_that_talks_on_and_on_is_cut():
 
 
 def test_over_tls_every_tick_arrives(tmp_path):
-    key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", key, "-out", certificate,
-         "-days", "2", "-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"],
-        check=True, capture_output=True,
-    )  # fmt: skip
-    with server("--feed", "sim?symbols=20&rate=2000", "--certfile", str(certificate), "--keyfile", str(key)) as address:
+    made, key = certificate(tmp_path)
+    with server("--feed", "sim?symbols=20&rate=2000", "--certfile", str(made), "--keyfile", str(key)) as address:
 
         async def conversation():
             client = SseClient(address, [{"quotes": ["*"], "trades": ["*"], "since": {"seq": 0}}], None, None)
-            client.http = Http(address, ssl.create_default_context(cafile=certificate))
+            client.http = Http(address, ssl.create_default_context(cafile=made))
             await client.start(client.commands)
             await client.until(2000)
             seen = seqs_of(client.messages)

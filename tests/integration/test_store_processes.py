@@ -1,92 +1,35 @@
 """A store between real processes: one writes as fast as it can, another reads."""
 
-import os
 import random
-import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from marketfeed.model import QUOTE, TickStore
-from tests.integration.store_writer import INSTRUMENTS, pattern
+from tests.integration.processes import ROOT
+from tests.integration.store_writer import INSTRUMENTS
+from tests.integration.store_writing import PATTERN, expected, writing
+from tests.shm import memory_directory
 from tests.ticks import numbered, same
 
-ROOT = Path(__file__).resolve().parents[2]
 RING = 1_024
-PATTERN = pattern()
 
 
 @pytest.fixture
 def shared_path() -> Iterator[Path]:
     """A name for a store, in shared memory where there is some."""
-    memory = Path("/dev/shm")
-    with tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None) as folder:
-        yield Path(folder) / "store"
-
-
-class Writer:
-    """The writing process."""
-
-    def __init__(self, path: Path) -> None:
-        command = [sys.executable, "-m", "tests.integration.store_writer", str(path), str(RING)]
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT, bufsize=1
-        )
-        assert self._line() == "ready"
-
-    def _line(self) -> str:
-        assert self._process.stdout is not None
-        return self._process.stdout.readline().strip()
-
-    def freeze(self) -> None:
-        """Let it stand wherever it is."""
-        self._process.send_signal(signal.SIGSTOP)
-        os.waitid(os.P_PID, self._process.pid, os.WSTOPPED)
-
-    def go_on(self) -> None:
-        self._process.send_signal(signal.SIGCONT)
-
-    def stop(self) -> int:
-        """End it. Returns the head it came to."""
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        head = int(self._line())
-        assert self._process.wait(10) == 0
-        return head
-
-    def kill(self) -> None:
-        self._process.kill()
-        self._process.wait()
-        for stream in (self._process.stdin, self._process.stdout):
-            assert stream is not None
-            stream.close()
-
-
-@contextmanager
-def writing(path: Path) -> Iterator[Writer]:
-    writer = Writer(path)
-    try:
-        yield writer
-    finally:
-        writer.kill()
-
-
-def expected(seqs: NDArray[np.int64]) -> NDArray[np.void]:
-    """The rows with those sequence numbers."""
-    return PATTERN[(seqs - 1) % len(PATTERN)]
+    with memory_directory() as folder:
+        yield folder / "store"
 
 
 @pytest.mark.parametrize("limit", [None, 100], ids=["whole ring", "100 at a time"])
 def test_a_reader_never_sees_a_torn_row_and_accounts_for_every_tick_once(shared_path: Path, limit: int | None) -> None:
-    with writing(shared_path) as writer:
+    with writing(shared_path, RING) as writer:
         store = TickStore.attach(shared_path)
         begin = time.monotonic()
         cursor = rows = lost = laps = overwritten = 0
@@ -127,7 +70,7 @@ def test_a_reader_never_sees_a_torn_row_and_accounts_for_every_tick_once(shared_
 
 
 def test_the_latest_table_never_gives_a_torn_row_and_ends_on_the_true_last_values(shared_path: Path) -> None:
-    with writing(shared_path) as writer:
+    with writing(shared_path, RING) as writer:
         store = TickStore.attach(shared_path)
         begin = time.monotonic()
         cursor = rows = changed_meanwhile = 0
@@ -168,7 +111,7 @@ def test_the_latest_table_never_gives_a_torn_row_and_ends_on_the_true_last_value
 def test_wherever_the_writer_stands_what_the_head_promises_is_there(shared_path: Path) -> None:
     rng = random.Random(1)
     rows_at_work = 0
-    with writing(shared_path) as writer:
+    with writing(shared_path, RING) as writer:
         store = TickStore.attach(shared_path)
         for _ in range(400):
             head, begin = store.ring.head, time.monotonic()
@@ -196,7 +139,7 @@ def test_wherever_the_writer_stands_what_the_head_promises_is_there(shared_path:
 
 
 def test_until_leaves_out_what_the_writer_changes_meanwhile(shared_path: Path) -> None:
-    with writing(shared_path) as writer:
+    with writing(shared_path, RING) as writer:
         store = TickStore.attach(shared_path)
         begin = time.monotonic()
         rows = 0
@@ -237,7 +180,7 @@ def test_a_reader_that_exits_or_is_killed_leaves_the_store_as_it_was(shared_path
 
 
 def test_a_store_can_be_read_on_after_its_writer_was_killed(shared_path: Path) -> None:
-    with writing(shared_path):
+    with writing(shared_path, RING):
         store = TickStore.attach(shared_path)
         begin = time.monotonic()
         while store.ring.head < 10 * RING:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -48,6 +49,7 @@ def has_tick(lines: list[str]) -> bool:
     return any(message["T"] in "qt" for message in messages_of(lines[-1:]))
 
 
+@pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl: apt-get install curl")
 @pytest.mark.parametrize("command", examples("sh"), ids=range(len(examples("sh"))))
 def test_a_curl_example_streams_events(command):
     with server() as address:

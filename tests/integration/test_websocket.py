@@ -16,7 +16,7 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from tests.integration.processes import BOUND, ROOT, TICKS_ONLY, server, status, stream_of
+from tests.integration.processes import BOUND, ROOT, TICKS_ONLY, certificate, server, status, stream_of
 
 SIM = "sim?symbols=20&rate=500&seed=3"
 
@@ -319,16 +319,11 @@ def test_a_configuration_file_says_the_same_as_the_command_line(tmp_path):
 
 
 def test_over_tls_every_tick_arrives(tmp_path):
-    key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", key, "-out", certificate,
-         "-days", "2", "-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"],
-        check=True, capture_output=True,
-    )  # fmt: skip
-    with server(*TICKS_ONLY, "--feed", SIM, "--certfile", str(certificate), "--keyfile", str(key)) as address:
+    made, key = certificate(tmp_path)
+    with server(*TICKS_ONLY, "--feed", SIM, "--certfile", str(made), "--keyfile", str(key)) as address:
 
         async def conversation():
-            context = ssl.create_default_context(cafile=certificate)
+            context = ssl.create_default_context(cafile=made)
             async with connect(stream_of(address).replace("https", "wss"), ssl=context) as ws:
                 await tell(ws, action="subscribe", quotes=["*"], trades=["*"], since={"seq": 0})
                 seen = []
@@ -336,6 +331,10 @@ def test_over_tls_every_tick_arrives(tmp_path):
                     while len(seen) < 1000:
                         seen += [m["seq"] for m in json.loads(await ws.recv()) if m["T"] in "qt"]
                 assert seen == list(range(1, len(seen) + 1))
+            assert ws.close_code == 1000
+            async with connect(stream_of(address).replace("https", "wss"), ssl=context) as ws:
+                ws.transport.write(b"\x81\x00")
+                assert await ended(ws) == 1002
 
         asyncio.run(conversation())
 

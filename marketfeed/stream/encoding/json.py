@@ -83,7 +83,7 @@ class JsonEncoding:
         self._follow()
         quote, trade, tails = self._quote_heads, self._trade_heads, self._tails
         # Every number of every tick, of its kind or not, is written in one call: cheaper than to part the kinds.
-        number = iter(_numbers(rows, _COLUMNS))
+        number = iter(number_texts(rows, _COLUMNS))
         return [
             (
                 f'{quote[i]}{b},"bs":{bs},"ap":{a},"as":{as_},"t":"{t}{ns:09d}Z","seq":{seq}{tails[i]}'
@@ -123,7 +123,7 @@ class JsonEncoding:
         ids = rows["instrument"].tolist()
         names = {i: orjson.dumps(symbols[i]).decode() for i in set(ids)}
         count = len(how.columns)
-        numbers = _numbers(rows, how.columns)
+        numbers = number_texts(rows, how.columns)
         values: list[Iterable[object]] = [[names[i] for i in ids], *(numbers[n::count] for n in range(count))]
         if how.with_time:
             values += self._seconds.split(rows["ts_event"])
@@ -152,7 +152,7 @@ class JsonEncoding:
 _ARRAY = Layout(begin=lambda _: b"[", counted=False, separator=b",", end=b"]")
 
 
-def _numbers(rows: Ticks, columns: slice | list[int]) -> list[str]:
+def number_texts(rows: Ticks, columns: slice | list[int]) -> list[str]:
     """Row by row each number's shortest text, written in one call; what is not there is 0, as Alpaca writes it."""
     numbers = np.ascontiguousarray(rows).view(np.float64).reshape(-1, _WIDTH)[:, columns].flatten()
     np.copyto(numbers, 0.0, where=numbers != numbers)

@@ -1,12 +1,33 @@
 """Times as text: RFC 3339 with nanoseconds."""
 
 import datetime
+import re
 
 import numpy as np
 from numpy.typing import NDArray
 
 _SECOND_NS = 1_000_000_000
 _KEPT = 1024
+_RFC3339 = re.compile(r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d:\d\d)(?:\.(\d{1,9})\d*)?([Zz]|[+-]\d\d:[0-5]\d)", re.ASCII)
+
+
+def time_from_text(text: str) -> int | None:
+    """An RFC 3339 time as ns since the Unix epoch; digits beyond the ninth are cut. None = it is none."""
+    match = _RFC3339.fullmatch(text)
+    if match:
+        day, clock, fraction, zone = match.groups()
+        try:
+            whole = datetime.datetime.fromisoformat(f"{day}T{clock}{'+00:00' if zone in 'Zz' else zone}")
+            return int(whole.timestamp()) * _SECOND_NS + int((fraction or "0").ljust(9, "0"))
+        except (ValueError, OverflowError):
+            pass
+    return None
+
+
+def text_from_time(time_ns: int) -> str:
+    """That time in RFC 3339 with nanoseconds, UTC."""
+    second, fraction = divmod(time_ns, _SECOND_NS)
+    return f"{_text(second)}{fraction:09d}Z"
 
 
 class SecondTexts:

@@ -130,3 +130,21 @@ def test_since_gives_what_a_dictionary_gives(batches: list[list[tuple[int, int]]
         ticks, seqs = table.since(cursor, count, until, mask)
         assert seqs.tolist() == wanted
         assert same(ticks, every[np.array(wanted, np.int64) - 1])
+
+        kind, named = data.draw(st.sampled_from([QUOTE, TRADE])), data.draw(st.sets(st.integers(0, CAPACITY - 1)))
+        wanted = sorted(number for (of, instrument), number in last.items() if of == kind and instrument in named)
+        ticks, seqs = table.of(kind, np.array(list(named), np.int64))
+        assert seqs.tolist() == wanted
+        assert same(ticks, every[np.array(wanted, np.int64) - 1])
+
+
+def test_count_is_how_many_there_are_also_where_one_is_being_written() -> None:
+    seqs, claims = np.zeros((len(KINDS), CAPACITY), np.uint64), np.zeros((len(KINDS), CAPACITY), np.uint64)
+    table = LatestTable(np.zeros((len(KINDS), CAPACITY), TICK), seqs, claims)
+    table.update(ticks_of([(QUOTE, 1), (QUOTE, 2), (TRADE, 1)], 1), 1)
+    quotes = np.zeros((len(KINDS), CAPACITY), np.bool_)
+    quotes[0] = True
+    assert (table.count(0, CAPACITY), table.count(1, CAPACITY), table.count(0, CAPACITY, quotes)) == (3, 2, 2)
+    assert (table.count(0, 2), table.count(3, 99)) == (2, 0)
+    claims[0, 1] = 9
+    assert (table.count(0, CAPACITY), len(table.since(0).ticks)) == (3, 2)

@@ -147,3 +147,33 @@ def test_any_publishes_and_reads_give_what_a_plain_list_gives(capacity: int, ste
         span = ring.read(cursor)
         assert (span.lost.last - span.lost.first + 1 if span.lost else 0) + len(span.ticks) == len(published) - cursor
         assert span.cursor == len(published)
+
+
+@pytest.mark.parametrize("sizes", [(5,), (8,), (8, 3), (5, 5, 5), (8, 8)])
+def test_views_one_after_the_other_are_what_a_read_gives(sizes: tuple[int, ...]) -> None:
+    ring = filled(8, *sizes)
+    whole = ring.read(0)
+    first = ring.view(0)
+    assert (first.first, first.lost) == (whole.first, whole.lost)
+    pieces, cursor = [first.ticks], first.cursor
+    while cursor < ring.head:
+        span = ring.view(cursor)
+        assert (span.first, span.lost) == (cursor + 1, None)
+        pieces.append(span.ticks)
+        cursor = span.cursor
+    assert len(pieces) <= 2  # one for each end of the memory
+    assert same(np.concatenate(pieces), whole.ticks)
+    assert len(ring.view(ring.head).ticks) == 0
+
+
+def test_a_view_is_the_rings_own_memory_and_cannot_be_written() -> None:
+    ring = filled(8, 4)
+    view = ring.view(0, limit=3, until=2)
+    assert same(view.ticks.copy(), numbered(1, 2))
+    with pytest.raises(ValueError, match="read-only"):
+        view.ticks["bid"] = 0
+    ring.publish(numbered(5, 8))
+    assert ring.oldest > view.first  # so it is known that
+    assert same(view.ticks.copy(), numbered(9, 2))  # they are others now
+    with pytest.raises(ValueError, match="cursor 13 is outside"):
+        ring.view(13)

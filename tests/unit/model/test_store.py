@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import numpy as np
@@ -90,6 +91,28 @@ def test_the_read_side_sees_what_the_writer_does(tmp_path: Path) -> None:
     assert same(attached.latest.since(0).ticks, store.latest.since(0).ticks)
 
 
+def test_the_writer_says_that_it_lives_and_that_it_ends(tmp_path: Path) -> None:
+    store = TickStore.create(ticks=8, instruments=4, path=tmp_path / "store")
+    attached = TickStore.attach(tmp_path / "store")
+    assert (attached.pid, attached.beat_ns, attached.ended) == (os.getpid(), 0, False)
+    store.beat(1_700_000_000_000_000_001)
+    store.end()
+    assert (attached.beat_ns, attached.ended) == (1_700_000_000_000_000_001, True)
+    with pytest.raises(ValueError, match="read-only"):
+        attached.beat(1)
+    with pytest.raises(ValueError, match="read-only"):
+        attached.end()
+
+
+def test_a_store_on_open_descriptors_leaves_them_open(tmp_path: Path) -> None:
+    with (tmp_path / "store").open("x+b") as file, (tmp_path / "store").open("rb") as other:
+        store = TickStore.create(ticks=8, instruments=4, path=file.fileno())
+        store.publish(numbered(1, 3))
+        assert same(TickStore.attach(other.fileno()).read(0).ticks, numbered(1, 3))
+        os.fstat(file.fileno())
+        os.fstat(other.fileno())
+
+
 def test_the_read_side_cannot_write(tmp_path: Path) -> None:
     TickStore.create(ticks=8, instruments=4, path=tmp_path / "store")
     before = (tmp_path / "store").read_bytes()
@@ -146,6 +169,7 @@ def damaged(path: Path, offset: int, content: bytes) -> Path:
         (0, b"X", "is not a tick store"),
         (8, b"\1\0\0\0", "has layout 1 with ticks of 80 bytes; this version reads layout 2 with 80"),
         (12, b"\x60\0\0\0", "has layout 2 with ticks of 96 bytes"),
+        (56, b"ts_sent", "has ticks of ts_sentt:<i8,ts_recv:<i8,.*; this version reads ts_event:<i8,ts_recv:<i8,"),
         (24, b"\x07\0\0\0", "is damaged: 7 ticks, 4 instruments, 64 feeds"),
         (24, b"\0", "is damaged: 0 ticks"),
         (32, b"\0", "is damaged: 8 ticks, 0 instruments"),

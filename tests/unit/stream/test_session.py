@@ -350,3 +350,29 @@ def test_the_answers_are_in_the_encoding_of_the_session(market):
     text, link = market.session()
     text.start("1")
     assert orjson.loads(link.frames[0].removeprefix(b"T "))[0]["msg"] == "connected"
+
+
+def test_a_position_is_told_only_where_resuming_there_loses_nothing(market):
+    session, link = market.session()
+    assert session.position() == 0
+    market.publish(*[("A", QUOTE, 1.0)] * 3)
+    assert session.position() == 3
+    market.command(session, action="subscribe", quotes=["*"], snapshot=True)
+    assert session.position() is None
+    market.run()
+    assert session.position() == 3
+    link.room = 1
+    market.publish(("A", QUOTE, 2.0))
+    market.run(1.0)
+    market.publish(*[("A", QUOTE, 3.0)] * 2000)  # more than the ring has
+    market.run(1.0)
+    assert session.position() == 4
+    link.drain(session, 1)
+    market.run(1.0)
+    assert link.messages()[-1]["T"] == "gap"
+    assert session.position() == link.messages()[-1]["to"]
+    market.command(session, action="dance")
+    assert session.position() is None
+    link.drain(session)
+    market.run(1.0)
+    assert session.position() == 2004

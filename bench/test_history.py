@@ -1,0 +1,100 @@
+"""What history costs without the network: a ring of 1,048,576 ticks of 1,000 symbols, every fifth a trade, in an hour.
+
+In the extra info (`--benchmark-json`) `cpu_ms` is the CPU time of all steps, and `longest_step_ms` that of the longest:
+so long a request keeps the loop at one go.
+"""
+
+import time
+from statistics import median
+from typing import Any
+
+import numpy as np
+import pytest
+from pytest_benchmark.fixture import BenchmarkFixture
+
+from marketfeed.model import QUOTE, TRADE, TickStore, empty_ticks
+from marketfeed.server.history import answers
+from marketfeed.server.history.answers import Answer, Form
+from marketfeed.server.history.params import RangeQuery
+from marketfeed.server.history.steps import Steps
+
+TICKS, SYMBOLS = 1 << 20, 1_000
+BEGIN, HOUR_NS = 1_700_006_400 * 10**9, 3_600 * 10**9
+
+
+@pytest.fixture(scope="module")
+def store() -> TickStore:
+    """Lapped, so that its oldest part is looked at too."""
+    store = TickStore.create(TICKS)
+    feed = store.directory.add_feed("sim")
+    for n in range(SYMBOLS):
+        store.directory.add(feed, f"SIM-{n:04d}")
+    n = TICKS + TICKS // 64
+    random = np.random.default_rng(1)
+    batch = empty_ticks(n)
+    batch["instrument"] = random.zipf(1.3, n) % SYMBOLS
+    batch["ts_event"] = BEGIN + np.arange(n) * HOUR_NS // n
+    batch["kind"] = np.where(random.random(n) < 0.2, TRADE, QUOTE)
+    quotes = batch["kind"] == QUOTE
+    price = np.round(100 + random.random(n), 2)
+    batch["bid"], batch["ask"] = np.where(quotes, price, np.nan), np.where(quotes, price + 0.01, np.nan)
+    batch["bid_size"], batch["ask_size"] = np.where(quotes, 100, np.nan), np.where(quotes, 200, np.nan)
+    batch["price"], batch["size"] = np.where(quotes, np.nan, price), np.where(quotes, np.nan, 10)
+    store.publish(batch)
+    return store
+
+
+def always() -> bool:
+    """There is time left."""
+    return True
+
+
+def asked(kind: int, symbols: str = "*", **others: Any) -> RangeQuery:
+    """All that is held, in pages as long as may be, but for what else is said."""
+    query = RangeQuery("sim", kind, (symbols,), None, None, 10_000, False, None)
+    return query._replace(**others)
+
+
+JSON, ARROW = Form(arrow=False), Form(arrow=True)
+CASES = {
+    "full scan, nothing found": lambda store: answers.ticks(store, asked(QUOTE, start=BEGIN * 2), JSON, always),
+    "full scan, a quiet symbol": lambda store: answers.ticks(store, asked(QUOTE, "SIM-0900"), JSON, always),
+    "page of 10,000 quotes": lambda store: answers.ticks(store, asked(QUOTE), JSON, always),
+    "page of 10,000 quotes, Arrow": lambda store: answers.ticks(store, asked(QUOTE), ARROW, always),
+    "the last 100 trades": lambda store: answers.ticks(store, asked(TRADE, limit=100, descending=True), JSON, always),
+    "page of 10,000 bars of 1 min": lambda store: answers.bars(store, asked(TRADE, seconds=60), JSON, always),
+    "bars of 1 min of one symbol": lambda store: answers.bars(
+        store, asked(TRADE, "SIM-0001", seconds=60), JSON, always
+    ),
+    "latest of 1,000 symbols": lambda store: answers.latest(store, "sim", QUOTE, ("*",), JSON, always),
+    "latest of one symbol": lambda store: answers.latest(store, "sim", QUOTE, ("SIM-0001",), JSON, always),
+    "snapshots of 1,000 symbols": lambda store: answers.snapshots(store, "sim", ("*",), JSON, always),
+    "snapshot of one symbol": lambda store: answers.snapshots(store, "sim", ("SIM-0001",), JSON, always),
+}
+
+
+def cpu_ms(steps: Steps[Answer]) -> tuple[float, float]:
+    """CPU time of all steps, and of the longest."""
+    total = longest = 0.0
+    going = True
+    while going:
+        begun = time.thread_time()
+        going = next(steps, _END) is not _END
+        took = (time.thread_time() - begun) * 1000
+        total, longest = total + took, max(longest, took)
+    return total, longest
+
+
+_END = object()
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_answer(benchmark: BenchmarkFixture, store: TickStore, case: str) -> None:
+    def all_steps() -> None:
+        for _ in CASES[case](store):
+            pass
+
+    benchmark.pedantic(all_steps, rounds=10, warmup_rounds=1)
+    # Medians: whatever else the machine did is in the longest of many.
+    totals, longest = zip(*(cpu_ms(CASES[case](store)) for _ in range(11)), strict=True)
+    benchmark.extra_info |= {"cpu_ms": round(median(totals), 2), "longest_step_ms": round(median(longest), 2)}
