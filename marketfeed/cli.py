@@ -9,8 +9,10 @@ from typing import Any
 
 import click
 
+from marketfeed.client.control import control
 from marketfeed.client.tail import tail
 from marketfeed.feed import FeedError, feed_types
+from marketfeed.recording.command import record
 from marketfeed.server.config import SETTINGS, ConfigError, load
 
 
@@ -84,4 +86,6 @@ def feeds() -> None:
             click.echo(f"    {option.name}={option.default}  {option.help}")
 
 
+main.add_command(record)
+main.add_command(control)
 main.add_command(tail)

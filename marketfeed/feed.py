@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 from urllib.parse import parse_qsl
 
 from marketfeed.model.tick import Ticks
@@ -30,6 +30,15 @@ class Option:
     #: text -> value; raises ValueError, whose message says what is wanted.
     parse: Callable[[str], Any]
     default: Any
+    help: str
+
+
+class Control(NamedTuple):
+    """One thing that a running feed can be told to do."""
+
+    name: str
+    #: text -> value, as in :class:`Option`; None = it takes no value.
+    parse: Callable[[str], Any] | None
     help: str
 
 
@@ -81,6 +90,26 @@ class Feed(Protocol):
 
     def close(self) -> None:
         """Let go of files. May be called twice, or before open."""
+
+
+@runtime_checkable
+class ControllableFeed(Feed, Protocol):
+    """A feed that can be told what to do while it runs; optional.
+
+    Its end is no end for good: ingest does not close it, and polls it again after each control.
+    """
+
+    CONTROLS: ClassVar[tuple[Control, ...]]
+
+    def control(self, name: str, value: Any, now_ns: int) -> None:
+        """Do it: a name of CONTROLS, its parsed value (None where it takes none), at this time. The next poll follows.
+
+        Raises:
+            FeedError: that is not possible now.
+        """
+
+    def progress(self, now_ns: int) -> Mapping[str, Any]:
+        """How it stands at this time: text, numbers, truth values and None by name, fit for JSON."""
 
 
 _SPEC = re.compile(
@@ -173,3 +202,25 @@ def parse_options(feed_type: str, options: Sequence[Option], given: Mapping[str,
         except ValueError as error:
             raise FeedError(f"feed {feed_type!r}: {option.name}={given[option.name]}: {error}") from None
     return values
+
+
+def run_control(feed: Feed, name: str, text: str | None, now_ns: int) -> None:
+    """Have a feed do what a user asks for.
+
+    Raises:
+        FeedError: it takes no controls, or none of that name (the message names those it takes); a value that does not
+            parse, is missing, or is too much; or it is not possible now.
+    """
+    if not isinstance(feed, ControllableFeed):
+        raise FeedError("this feed takes no controls")
+    known = {control.name: control for control in feed.CONTROLS}
+    if name not in known:
+        raise FeedError(f"no control {name!r}; there are: {', '.join(known)}")
+    parse = known[name].parse
+    if (parse is None) != (text is None):
+        raise FeedError(f"{name} takes {'no' if parse is None else 'a'} value")
+    try:
+        value = None if parse is None or text is None else parse(text)
+    except ValueError as error:
+        raise FeedError(f"{name} {text}: {error}") from None
+    feed.control(name, value, now_ns)

@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from typing import Any
 
-from marketfeed.feed import Feed, FeedError
+from marketfeed.feed import ControllableFeed, Feed, FeedError, run_control
 from marketfeed.model.clock import Clock
 from marketfeed.model.instruments import DirectoryFull
 from marketfeed.model.screen import screen
@@ -76,13 +78,40 @@ def _nobody_asks(feed_id: int) -> None:
     """Where nobody wants to know that a feed's time ends."""
 
 
+class _Nap:
+    """A wait that can be cut short."""
+
+    def __init__(self) -> None:
+        self._end: asyncio.Future[None] | None = None
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait so long (inf = for ever), or until :meth:`wake`."""
+        if seconds <= 0.0:
+            await asyncio.sleep(0)
+            return
+        loop = asyncio.get_running_loop()
+        self._end = loop.create_future()
+        timer = None if seconds == math.inf else loop.call_later(seconds, self.wake)
+        try:
+            await self._end
+        finally:
+            self._end = None
+            if timer is not None:
+                timer.cancel()
+
+    def wake(self) -> None:
+        """End the wait that there is."""
+        if self._end is not None and not self._end.done():
+            self._end.set_result(None)
+
+
 class FeedRunner:
     """One feed on its way into the store. :meth:`step` is the whole of it; :meth:`run` only waits between steps.
 
     Args:
         on_publish: called after each batch that was published.
         on_end: called with the feed's id after the last tick of its time: it has ended, or a recording plays again.
-        sleep: how :meth:`run` waits, seconds.
+        sleep: how :meth:`run` waits, seconds; by default so that a control ends the wait.
         jitter: picks a pause between two bounds, seconds.
 
     Raises:
@@ -98,7 +127,7 @@ class FeedRunner:
         on_publish: Callable[[], None],
         *,
         on_end: Callable[[int], None] = _nobody_asks,
-        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        sleep: Callable[[float], Awaitable[None]] | None = None,
         jitter: Callable[[float, float], float] = random.uniform,
     ) -> None:
         self.name = name
@@ -108,7 +137,10 @@ class FeedRunner:
         self._clock = clock
         self._on_publish = on_publish
         self._on_end = on_end
-        self._sleep = sleep
+        #: set while the feed has ended
+        self.ended = asyncio.Event()
+        self._nap = _Nap()
+        self._sleep = sleep or self._nap.sleep
         self._jitter = jitter
         try:
             self._feed_id = store.directory.add_feed(name)
@@ -135,8 +167,31 @@ class FeedRunner:
             self._on_publish()
         return due
 
+    @property
+    def controls(self) -> tuple[str, ...]:
+        """The names of what the feed can be told to do."""
+        return tuple(c.name for c in self._feed.CONTROLS) if isinstance(self._feed, ControllableFeed) else ()
+
+    def control(self, name: str, text: str | None) -> None:
+        """Have the feed do what a user asks for, and go on at once. See :func:`run_control`.
+
+        Raises:
+            FeedError: it is not possible.
+        """
+        if self.stats.state == "backing off":
+            raise FeedError("the feed has failed, and is about to be opened again")
+        run_control(self._feed, name, text, self._clock.now_ns())
+        self._nap.wake()
+
+    def progress(self) -> dict[str, Any]:
+        """How a feed that takes controls says it stands; empty for others."""
+        return dict(self._feed.progress(self._clock.now_ns())) if isinstance(self._feed, ControllableFeed) else {}
+
     async def run(self) -> None:
-        """Step until the feed has ended. One that fails is opened again, after a pause that grows with full jitter."""
+        """Step until the feed has ended; for ever, where controls may have it begin again.
+
+        One that fails is opened again, after a pause that grows with full jitter.
+        """
         failures = 0
         broken = False
         opened = self._clock.monotonic()
@@ -163,10 +218,15 @@ class FeedRunner:
             else:
                 if due is None:
                     self.stats.state = "ended"
-                    self._feed.close()
                     self._on_end(self._feed_id)
+                    self.ended.set()
                     log.info("feed %s: ended after %d ticks", self.name, self.stats.ticks)
-                    return
+                    if not self.controls:
+                        self._feed.close()
+                        return
+                    await self._nap.sleep(math.inf)
+                    self.ended.clear()
+                    continue
                 # Whole milliseconds, as loops count: a wait that is rounded down ends too early, finds nothing due,
                 # and is followed by one of zero, again and again.
                 wait = max(0, -(-(due - self._clock.now_ns()) // 1_000_000)) / 1000

@@ -48,7 +48,7 @@ class _AnyInstrument:
         pass
 
 
-def start_of(source: Source, now_ns: int) -> int | None:
+def start_of(source: Source, now_ns: int, column: str = "ts_event") -> int | None:
     """No tick of the source's beginning is earlier than this, ns; None = the source has no ticks.
 
     Raises:
@@ -60,7 +60,7 @@ def start_of(source: Source, now_ns: int) -> int | None:
             for _, ticks in zip(range(_PEEK_BATCHES), batches, strict=False):
                 ticks = _playable(ticks, now_ns, context)
                 if len(ticks):
-                    return int(ticks["ts_event"].min())
+                    return int(ticks[column].min())
             return 0 if next(batches, None) is not None else None
     except DAMAGE as error:
         raise FeedError(f"cannot read {source.name}: {one_line(error)}") from None
@@ -69,14 +69,16 @@ def start_of(source: Source, now_ns: int) -> int | None:
 class _Open:
     """A source that is being read: its batch, how far that has been given out, and the keys to merge by."""
 
-    def __init__(self, source: Source, context: ReaderContext) -> None:
+    def __init__(self, source: Source, context: ReaderContext, column: str, since: int | None) -> None:
         self.ticks: Ticks = _NONE
         self.keys: _Keys = _NO_KEYS
         self.at = 0
         self.ended = False
         self._source = source
         self._context = context
-        self._batches = source.read(context)
+        self._column = column
+        cheap = source.read_since
+        self._batches = source.read(context) if since is None or cheap is None else cheap(context, since)
         self._latest = np.iinfo(np.int64).min
 
     def load(self, now_ns: int) -> None:
@@ -91,7 +93,7 @@ class _Open:
             self.ticks, self.keys, self.at = _NONE, _NO_KEYS, 0
             return
         self.ticks = _playable(ticks, now_ns, self._context)
-        self.keys = np.maximum.accumulate(np.maximum(self.ticks["ts_event"], self._latest))
+        self.keys = np.maximum.accumulate(np.maximum(self.ticks[self._column], self._latest))
         self.at = 0
         if len(self.keys):
             self._latest = int(self.keys[-1])
@@ -108,10 +110,21 @@ class Merge:
         sources: in the order that decides between ticks of the same time.
         starts: of each, :func:`start_of`.
         context: for the readers.
+        column: of a tick, its time.
+        since: ticks in front of the first one at or after this time may be left out, and are where that is cheap.
     """
 
-    def __init__(self, sources: Sequence[Source], starts: Sequence[int | None], context: ReaderContext) -> None:
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        starts: Sequence[int | None],
+        context: ReaderContext,
+        column: str = "ts_event",
+        since: int | None = None,
+    ) -> None:
         self._context = context
+        self._column = column
+        self._since = since
         # Soonest last: what is opened next is popped.
         numbered = enumerate(zip(starts, sources, strict=True))
         self._waiting = [(start, number, source) for number, (start, source) in numbered if start is not None]
@@ -170,7 +183,7 @@ class Merge:
 
     def _open_next(self) -> None:
         _, number, source = self._waiting.pop()
-        self._open[number] = _Open(source, self._context)
+        self._open[number] = _Open(source, self._context, self._column, self._since)
         self._open = dict(sorted(self._open.items()))
 
     def close(self) -> None:

@@ -7,6 +7,7 @@ import logging
 from pathlib import Path
 
 from feeds.replay.readers import FORMATS, RecordedFile, Settings, Source
+from feeds.replay.readers.recording import Part, joined
 from marketfeed.feed import FeedError
 
 log = logging.getLogger("feeds.replay")
@@ -47,7 +48,21 @@ def sources_of(target: str, settings: Settings) -> list[Source]:
         if not here and (new or not files):
             raise FeedError(f"no recorded ticks in {part}")
         found += here
-    return found
+    return _recordings_joined(found, settings)
+
+
+def _recordings_joined(found: list[Source], settings: Settings) -> list[Source]:
+    """The same, with the parts of a recording of ours as one, in the place of the first."""
+    parts = [source for source in found if isinstance(source, Part)]
+    others = [source for source in found if not isinstance(source, Part)]
+    if others:
+        for name, value, default in (("feed", settings.feed, None), ("clock", settings.clock, Settings.clock)):
+            if value != default:
+                raise FeedError(f"{name} is of recordings that marketfeed made; {others[0].name} is none")
+    if not parts:
+        return others
+    place = found.index(parts[0])
+    return [*others[:place], joined(parts, settings), *others[place:]]
 
 
 def _below(folder: Path) -> list[Path]:

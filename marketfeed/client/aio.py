@@ -97,6 +97,11 @@ class Feed:
         self._closing = False
         self._ended: Exception | None = None
 
+    @property
+    def epoch(self) -> int | None:
+        """The server's present life, as far as it has been read; None = it has not told, or numbers nothing."""
+        return self._session.epoch
+
     # Beginning and end.
 
     async def __aenter__(self) -> Self:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import re
 import signal
 import sys
 import time
@@ -16,6 +15,7 @@ import click
 from marketfeed.client.aio import Feed, connect
 from marketfeed.client.errors import ClientError
 from marketfeed.client.messages import Message, Numbered, Position, encode_message
+from marketfeed.client.options import login, place
 from marketfeed.client.state import State, StateChange
 
 if TYPE_CHECKING:
@@ -24,18 +24,9 @@ if TYPE_CHECKING:
 #: Seconds between two pictures of the table.
 _PICTURE_S = 0.125
 
-_POSITION = re.compile(r"(?:(\d+):)?(\d+)", re.ASCII)
-
 
 def _symbols(context: click.Context, parameter: click.Parameter, value: tuple[str, ...]) -> list[str]:
     return [symbol.strip() for text in value for symbol in text.split(",") if symbol.strip()]
-
-
-def _since(context: click.Context, parameter: click.Parameter, value: str | None) -> Position | str | None:
-    match = _POSITION.fullmatch(value or "")
-    if match is None:
-        return value
-    return Position(int(match[2]), int(match[1]) if match[1] else None)
 
 
 @click.command()
@@ -47,11 +38,9 @@ def _since(context: click.Context, parameter: click.Parameter, value: str | None
 @click.option("--max-hz", type=float, metavar="HZ", help="only the latest of each, so often  [default: every tick]")
 @click.option("--where", metavar="CONDITION", help="only ticks for which it holds: 'spread_bps < 5 and bid >= 10'")
 @click.option("--snapshot/--no-snapshot", default=None, help="the latest of each symbol first  [default: yes]")
-@click.option("--since", callback=_since, metavar="PLACE", help="first what came after: a time, EPOCH:SEQ, 0 = all")
+@click.option("--since", callback=place, metavar="PLACE", help="first what came after: a time, EPOCH:SEQ, 0 = all")
 @click.option("--heartbeat", type=float, metavar="SECONDS", help="a sign of life so often, and again if there is none")
-@click.option("--key", default="", envvar="MARKETFEED_KEY", show_envvar=True, help="who is there")
-@click.option("--secret", default="", envvar="MARKETFEED_SECRET", show_envvar=True, help="belongs to the key")
-@click.option("--token", default="", envvar="MARKETFEED_TOKEN", show_envvar=True, help="instead of key and secret")
+@login
 @click.option("--count", type=click.IntRange(min=1), metavar="N", help="end after so many ticks")
 @click.option("--json", "lines", is_flag=True, help="JSON lines on a terminal too")
 def tail(
@@ -91,10 +80,10 @@ def tail(
         "since": since,
         "heartbeat": heartbeat,
     }
-    login = {"key": key, "secret": secret, "token": token}
+    credentials = {"key": key, "secret": secret, "token": token}
     show = _show_lines if lines or not sys.stdout.isatty() else _show_table
     try:
-        asyncio.run(show(url, login, wanted, count))
+        asyncio.run(show(url, credentials, wanted, count))
     except (ClientError, ValueError, TypeError) as error:
         raise click.ClickException(str(error)) from None
     except BrokenPipeError:
@@ -129,7 +118,7 @@ class _Count:
         return self._left == 0
 
 
-async def _show_lines(url: str, login: dict[str, Any], wanted: dict[str, Any], count: int | None) -> None:
+async def _show_lines(url: str, credentials: dict[str, Any], wanted: dict[str, Any], count: int | None) -> None:
     lost = False
 
     def tell(change: StateChange) -> None:
@@ -143,7 +132,7 @@ async def _show_lines(url: str, login: dict[str, Any], wanted: dict[str, Any], c
 
     left = _Count(count)
     out = sys.stdout.buffer
-    async with connect(url, on_state=tell, **login) as feed:
+    async with connect(url, on_state=tell, **credentials) as feed:
         await feed.subscribe(**wanted)
         while not left.over and (messages := left.cut(await feed.take())):
             # A reader that is slow makes this wait, and this the server.
@@ -151,7 +140,7 @@ async def _show_lines(url: str, login: dict[str, Any], wanted: dict[str, Any], c
             out.flush()
 
 
-async def _show_table(url: str, login: dict[str, Any], wanted: dict[str, Any], count: int | None) -> None:
+async def _show_table(url: str, credentials: dict[str, Any], wanted: dict[str, Any], count: int | None) -> None:
     from rich.console import Console
     from rich.live import Live
 
@@ -163,7 +152,7 @@ async def _show_table(url: str, login: dict[str, Any], wanted: dict[str, Any], c
     assert task is not None
     # Else the terminal would be left in its second screen.
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    async with connect(url, on_state=board.state, **login) as feed:
+    async with connect(url, on_state=board.state, **credentials) as feed:
         await feed.subscribe(**wanted)
         try:
             with Live(board, console=console, screen=True, auto_refresh=False) as live:

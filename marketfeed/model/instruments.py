@@ -45,6 +45,10 @@ class InstrumentDirectory:
         """A directory of this process alone."""
         return cls(np.zeros(capacity, INSTRUMENT), np.zeros(feeds, FEED), np.zeros(2, np.uint64))
 
+    def reader(self) -> "InstrumentDirectory":
+        """The same tables for another thread: what has been read of them is remembered apart."""
+        return InstrumentDirectory(self._rows, self._feed_rows, self._counts)
+
     def __len__(self) -> int:
         return int(self._counts[0])
 

@@ -8,10 +8,11 @@ from typing import Any
 import orjson
 from tornado.web import Application, RequestHandler
 
-from marketfeed.server.history.handlers import History
-from marketfeed.server.history.handlers import routes as history_routes
 from marketfeed.transports import longpoll, sse, upgrade
 from marketfeed.transports.base import Gate
+
+#: Pattern, handler, and what the handler is made with.
+Route = tuple[str, type[RequestHandler], dict[str, Any]]
 
 SEE = [
     "/stream",
@@ -41,20 +42,22 @@ def _quiet(handler: RequestHandler) -> None:
     """Requests are not logged one by one: a thousand clients that connect are not a thousand lines."""
 
 
-def make_app(gate: Gate, history: History, status: Callable[[], dict[str, Any]], origins: Sequence[str]) -> Application:
+def make_app(
+    gate: Gate, status: Callable[[], dict[str, Any]], origins: Sequence[str], more: Sequence[Route] = ()
+) -> Application:
     """Every route of the server.
 
     Args:
-        history: what `/v2/{feed}/...` and `/api/symbols` are answered from.
         status: what `/api/status` answers.
         origins: pages of these may connect besides our own; "*" = any.
+        more: what is served besides streams.
     """
     return Application(
         [
             *upgrade.routes(gate),
             *sse.routes(gate),
             *longpoll.routes(gate),
-            *history_routes(history),
+            *more,
             (
                 r"/",
                 _Json,

@@ -81,6 +81,7 @@ SETTINGS: tuple[Setting, ...] = (
         "poll_timeout", float, 60.0, "s", "end a long poll that is not asked again for so long", least=5, most=86_400
     ),
     Setting("compression", str, "off", "kind", "what WebSocket clients may ask for", choices=("off", "deflate")),
+    Setting("record", str, "", "folder", "every quote and trade goes into Parquet files in it"),
     Setting("certfile", str, "", "path", "TLS certificate chain, PEM"),
     Setting("keyfile", str, "", "path", "TLS private key, PEM"),
     Setting(

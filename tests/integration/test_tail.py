@@ -11,7 +11,7 @@ import struct
 import subprocess
 import sys
 import termios
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -207,13 +207,15 @@ class Terminal:
 
 
 @contextlib.contextmanager
-def terminal(*arguments: str, lines: int = 24, columns: int = 110) -> Iterator[Terminal]:
+def terminal(*arguments: str, lines: int = 24, columns: int = 110, command: Sequence[str] = TAIL) -> Iterator[Terminal]:
     master, slave = pty.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
     environment = {**os.environ, "TERM": "xterm-256color"}
     for name in ("NO_COLOR", "COLUMNS", "LINES"):
         environment.pop(name, None)
-    process = subprocess.Popen([*TAIL, *arguments], cwd=ROOT, stdin=slave, stdout=slave, stderr=slave, env=environment)
+    process = subprocess.Popen(
+        [*command, *arguments], cwd=ROOT, stdin=slave, stdout=slave, stderr=slave, env=environment
+    )
     os.close(slave)
     try:
         yield Terminal(process, master)

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
-from marketfeed.feed import FeedContext, FeedError, Option, Poll
+from marketfeed.feed import Control, FeedContext, FeedError, Option, Poll
 from marketfeed.ingest import FeedRunner
 from marketfeed.model import QUOTE, ManualClock, TickStore, empty_ticks
 from marketfeed.model.tick import Ticks
@@ -344,3 +344,88 @@ def test_what_a_feed_says_at_its_first_opening_stops_the_start() -> None:
 
     with pytest.raises(FeedError, match=r"no such file: x\.csv"):
         Run(NoFileFeed("A", {}))
+
+
+# ---- controls
+
+
+class ToldFeed(ListFeed):
+    """Gives as many batches as it is told to, and then has ended until it is told again."""
+
+    CONTROLS: ClassVar[tuple[Control, ...]] = (Control("give", int, "so many"),)
+
+    def __init__(self, target: str, options: Mapping[str, Any]) -> None:
+        super().__init__(target, {"polls": 0, **options})
+
+    def control(self, name: str, value: Any, now_ns: int) -> None:
+        if value < 0:
+            raise FeedError("less than nothing")
+        self.polls = value
+
+    def progress(self, now_ns: int) -> Mapping[str, Any]:
+        return {"left": self.polls}
+
+
+async def eventually(true: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not true():
+            await asyncio.sleep(0)
+
+
+def test_a_control_wakes_a_feed_that_waits_or_has_ended() -> None:
+    async def main() -> None:
+        feed = ToldFeed("A", {"polls": 1})
+        store = TickStore.create(8, 4)
+        runner = FeedRunner("f", feed, store, ManualClock(START), lambda: None)
+        task = asyncio.create_task(runner.run())
+        # It waits for a second of a clock that stands: without the wake it would wait for ever.
+        await eventually(lambda: store.ring.head == 1)
+        runner.control("give", "0")
+        await asyncio.wait_for(runner.ended.wait(), 10)
+        assert (runner.stats.state, feed.closed) == ("ended", 0)
+        runner.control("give", "1")
+        await eventually(lambda: store.ring.head == 2)
+        assert (runner.stats.state, runner.ended.is_set()) == ("running", False)
+        task.cancel()
+        await asyncio.wait({task})
+
+    asyncio.run(main())
+
+
+def test_what_a_feed_cannot_do_is_told_and_changes_nothing() -> None:
+    runner = FeedRunner("f", ToldFeed("A", {}), TickStore.create(8, 4), ManualClock(START), lambda: None)
+    assert (runner.controls, runner.progress()) == (("give",), {"left": 0})
+    for name, value, message in (
+        ("take", None, "no control 'take'; there are: give"),
+        ("give", None, "give takes a value"),
+        ("give", "x", "give x: invalid literal"),
+        ("give", "-1", "less than nothing"),
+    ):
+        with pytest.raises(FeedError, match=message):
+            runner.control(name, value)
+    assert runner.progress() == {"left": 0}
+
+
+def test_a_feed_without_controls_says_so() -> None:
+    runner = FeedRunner("f", ListFeed("A", {}), TickStore.create(8, 4), ManualClock(START), lambda: None)
+    assert (runner.controls, runner.progress()) == ((), {})
+    with pytest.raises(FeedError, match="takes no controls"):
+        runner.control("give", "1")
+
+
+def test_a_feed_that_has_failed_is_not_controlled_until_it_is_open_again() -> None:
+    class FailingToldFeed(ToldFeed):
+        def poll(self, now_ns: int) -> Poll:
+            raise RuntimeError("no")
+
+    run = Run(FailingToldFeed("A", {}))
+
+    async def main() -> None:
+        task = asyncio.create_task(run.runner.run())
+        await eventually(lambda: run.runner.stats.state == "backing off")
+        with pytest.raises(FeedError, match="about to be opened again"):
+            run.runner.control("give", "1")
+        task.cancel()
+        await asyncio.wait({task})
+
+    asyncio.run(main())

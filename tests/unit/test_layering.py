@@ -79,6 +79,8 @@ def forbidden(module: str, imported: set[str]) -> list[str]:
             return any(within(name, other) for other in ("marketfeed.server", "marketfeed.transports"))
         if within(module, "marketfeed.transports"):
             return within(name, "marketfeed.server")
+        if within(module, "marketfeed.recording"):
+            return any(within(name, other) for other in ("marketfeed.server", "marketfeed.transports"))
         return False
 
     return sorted(name for name in imported if bad(name))
@@ -127,6 +129,8 @@ def test_the_rooms_are_there_to_be_looked_at() -> None:
             "from marketfeed.server import app",
             ["marketfeed.server", "marketfeed.server.app"],
         ),
+        ("marketfeed.recording.remote", "import asyncio, marketfeed.client.aio", []),
+        ("marketfeed.recording.folder", "import marketfeed.server.run", ["marketfeed.server.run"]),
         ("marketfeed.cli", "from feeds.sim import SimFeed", ["feeds.sim", "feeds.sim.SimFeed"]),
         ("marketfeed.cli", "import feedsomething", []),
         ("feeds.sim", "import asyncio, marketfeed.feed", []),

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from datetime import tzinfo
+from fnmatch import fnmatchcase
 from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, Any, Protocol, cast
@@ -44,6 +45,16 @@ class Settings:
     zone: tzinfo | None = None
     #: The symbol of rows that name none; None = from the file's name.
     symbol: str | None = None
+    #: Of a recording of several feeds only this one; None = all.
+    feed: str | None = None
+    #: The column by which ticks are played: "ts_event", or "ts_recv", which only recordings of ours have.
+    clock: str = "ts_event"
+    #: Names and globs of the wanted symbols; empty = all.
+    symbols: tuple[str, ...] = ()
+
+    def wants(self, symbol: str) -> bool:
+        """Whether ticks of this symbol are to be played at all."""
+        return not self.symbols or any(fnmatchcase(symbol, pattern) for pattern in self.symbols)
 
 
 class ReaderContext(Protocol):
@@ -69,6 +80,9 @@ class Source:
     #: Rows that cannot be ticks go to ``context.refuse``. Raises one of DAMAGE where it cannot be read on; closing the
     #: generator closes the file.
     read: Callable[[ReaderContext], Generator[Ticks, None, None]]
+    #: like ``read``, but where that is cheap it leaves out ticks in front of the first one at or after this time, by
+    #: the column that the settings name; None = it is not cheap.
+    read_since: Callable[[ReaderContext, int], Generator[Ticks, None, None]] | None = None
 
 
 @dataclass(frozen=True)
