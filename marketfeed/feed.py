@@ -64,6 +64,9 @@ class FeedContext(Protocol):
     def refuse(self, reason: str, count: int = 1, example: str = "") -> None:
         """Count rows that cannot be ticks; the first of each reason is logged with its example."""
 
+    def rewound(self) -> None:
+        """What is given from now on is of another time than what was given so far: a recording plays again."""
+
 
 class Feed(Protocol):
     """A source of ticks.

@@ -47,11 +47,14 @@ class FeedStats:
 class _Context:
     """What one feed gets to see: its own part of the directory, and its own counters."""
 
-    def __init__(self, name: str, feed_id: int, store: TickStore, stats: FeedStats) -> None:
+    def __init__(
+        self, name: str, feed_id: int, store: TickStore, stats: FeedStats, on_end: Callable[[int], None]
+    ) -> None:
         self._name = name
         self._feed_id = feed_id
         self._directory = store.directory
         self._stats = stats
+        self._on_end = on_end
 
     def instrument(self, symbol: str) -> int | None:
         try:
@@ -66,6 +69,13 @@ class _Context:
         if reason not in self._stats.refused:
             log.error("feed %s: refused: %s%s", self._name, reason, f": {example[:200]}" if example else "")
         self._stats.refused[reason] += count
+
+    def rewound(self) -> None:
+        self._on_end(self._feed_id)
+
+
+def _nobody_asks(feed_id: int) -> None:
+    """Where nobody wants to know that a feed's time ends."""
 
 
 class _Nap:
@@ -100,6 +110,7 @@ class FeedRunner:
 
     Args:
         on_publish: called after each batch that was published.
+        on_end: called with the feed's id after the last tick of its time: it has ended, or a recording plays again.
         sleep: how :meth:`run` waits, seconds; by default so that a control ends the wait.
         jitter: picks a pause between two bounds, seconds.
 
@@ -115,6 +126,7 @@ class FeedRunner:
         clock: Clock,
         on_publish: Callable[[], None],
         *,
+        on_end: Callable[[int], None] = _nobody_asks,
         sleep: Callable[[float], Awaitable[None]] | None = None,
         jitter: Callable[[float, float], float] = random.uniform,
     ) -> None:
@@ -124,6 +136,7 @@ class FeedRunner:
         self._store = store
         self._clock = clock
         self._on_publish = on_publish
+        self._on_end = on_end
         #: set while the feed has ended
         self.ended = asyncio.Event()
         self._nap = _Nap()
@@ -133,7 +146,7 @@ class FeedRunner:
             self._feed_id = store.directory.add_feed(name)
         except (ValueError, DirectoryFull) as error:
             raise FeedError(str(error)) from None
-        self._context = _Context(name, self._feed_id, store, self.stats)
+        self._context = _Context(name, self._feed_id, store, self.stats, on_end)
         feed.open(self._context, clock.now_ns())
 
     def step(self) -> int | None:
@@ -205,6 +218,7 @@ class FeedRunner:
             else:
                 if due is None:
                     self.stats.state = "ended"
+                    self._on_end(self._feed_id)
                     self.ended.set()
                     log.info("feed %s: ended after %d ticks", self.name, self.stats.ticks)
                     if not self.controls:

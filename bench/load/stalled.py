@@ -55,7 +55,8 @@ def serving(feed: str, ring: int, cpu: int, market: Market, directory: Path) -> 
     """A server of this feed, named as the path of ours says; gives what its clients need to know."""
     port, ours = free_port(), PROGRAMS[OURS]
     command = [sys.executable, "-m", "marketfeed", "serve", "--feed", feed, "--port", str(port)]
-    command += ["--ring-ticks", str(ring), "--log-level", "warning"]
+    # Without bars among them, each sequence number is a tick that the clients asked for.
+    command += ["--ring-ticks", str(ring), "--minute-bars", "wanted", "--log-level", "warning"]
     with server(command, port, cpu, ROOT, directory / "server.log", {}) as pid:
         yield Order(port, ours.dialect, ours.path, pid, market.symbols, [], None, 0.0, 0.0, 0.0, sample_every=7)
 

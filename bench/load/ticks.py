@@ -67,6 +67,9 @@ class _Names:
     def refuse(self, reason: str, count: int = 1, example: str = "") -> None:
         raise ValueError(f"the feed refused {count} ticks: {reason} {example}")
 
+    def rewound(self) -> None:
+        pass
+
 
 def play(workload: Workload) -> Market:
     """Take the workload's feed and write down what it gives, on a clock that only this function moves."""

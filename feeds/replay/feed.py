@@ -35,6 +35,7 @@ class _Chosen:
 
     def __init__(self, context: FeedContext, settings: Settings) -> None:
         self.refuse = context.refuse
+        self.rewound = context.rewound
         self.wants = settings.wants
         self._context = context
 
@@ -114,6 +115,8 @@ class ReplayFeed:
         assert self._starts is not None
         assert self._context is not None
         self.close()
+        if self._count:
+            self._context.rewound()
         if moment is not None:
             moment = max(moment, min((start for start in self._starts if start is not None), default=moment))
         self._rewind(start_ns, moment)

@@ -1,4 +1,4 @@
-"""The client library: a typed, reconnecting stream of quotes and trades.
+"""The client library: a typed, reconnecting stream of quotes, trades and bars.
 
 ::
 
@@ -23,7 +23,18 @@ from marketfeed.client.errors import (
     WriterLost,
 )
 from marketfeed.client.instruments import InstrumentTable
-from marketfeed.client.messages import Gap, Heartbeat, Message, Position, Quote, Rule, Subscription, Trade
+from marketfeed.client.messages import (
+    Bar,
+    Gap,
+    Heartbeat,
+    Message,
+    Position,
+    Quote,
+    Rule,
+    Subscription,
+    Trade,
+    UpdatedBar,
+)
 from marketfeed.client.state import State, StateChange
 from marketfeed.client.sync import SyncFeed, connect_sync
 
@@ -31,6 +42,7 @@ __all__ = [
     "AttachError",
     "Backoff",
     "BadMessage",
+    "Bar",
     "Batch",
     "ClientError",
     "CommandError",
@@ -49,6 +61,7 @@ __all__ = [
     "Subscription",
     "SyncFeed",
     "Trade",
+    "UpdatedBar",
     "WriterLost",
     "connect",
     "connect_sync",

@@ -160,6 +160,9 @@ class Feed:
         snapshot: bool = False,
         since: Since | None = None,
         heartbeat: float | None = None,
+        bars: Iterable[str] = (),
+        updated_bars: Iterable[str] = (),
+        bar_seconds: int | None = None,
     ) -> Subscription:
         """Add symbols to what this feed receives. The options hold for these symbols; named again they take new ones.
 
@@ -167,11 +170,15 @@ class Feed:
             quotes, trades: symbols, or globs with ``*`` and ``?``; on `/stream` also ``feed:SYMBOL``.
             max_hz: only the latest of each symbol, at most so often a second. None = every tick.
             where: only ticks for which this holds, e.g. ``"spread_bps < 5 and bid_size >= 100"``.
-            fields: only these keys of the wire, of ``bp bs ap as p s t``; the others are NaN, and ``time`` empty.
+            fields: only these keys of the wire, of ``bp bs ap as p s t`` and of bars ``o h l c v n vw``; the others are
+                NaN (a count is 0), and ``time`` empty.
             snapshot: the latest of each symbol first.
             since: what came after this place first: a :class:`Position`, or a time (RFC 3339 or an aware datetime).
             heartbeat: of the whole feed: every so many seconds a :class:`Heartbeat`, so that a quiet stream and a dead
                 one differ; where none comes in 2.5 times that, the feed connects again. 0 = none, None = as it was.
+            bars: a :class:`Bar` of these when it has ended; neither ``max_hz`` nor ``where`` is for bars.
+            updated_bars: an :class:`UpdatedBar` of these when a late trade has changed one.
+            bar_seconds: their length, 1 to 3,600. None = 60.
 
         Returns:
             Everything that is now received.
@@ -192,12 +199,21 @@ class Feed:
                 snapshot=snapshot,
                 since=since,
                 heartbeat=heartbeat,
+                bars=bars,
+                updated_bars=updated_bars,
+                bar_seconds=bar_seconds,
             )
         )
 
-    async def unsubscribe(self, quotes: Iterable[str] = (), trades: Iterable[str] = ()) -> Subscription:
+    async def unsubscribe(
+        self,
+        quotes: Iterable[str] = (),
+        trades: Iterable[str] = (),
+        bars: Iterable[str] = (),
+        updated_bars: Iterable[str] = (),
+    ) -> Subscription:
         """Take symbols away, written as they were subscribed. Returns and raises as :meth:`subscribe`."""
-        return await self._command(lambda done: self._session.unsubscribe(done, quotes, trades))
+        return await self._command(lambda done: self._session.unsubscribe(done, quotes, trades, bars, updated_bars))
 
     async def _command(self, ask: Callable[[Callable[[Subscription | CommandError], None]], None]) -> Subscription:
         if self._task is None or self._task.done():

@@ -35,9 +35,8 @@ from marketfeed.client.parts import matcher
 from marketfeed.client.reader import Reader
 from marketfeed.client.session import Since
 from marketfeed.model.clock import Clock, SystemClock
-from marketfeed.model.latest import KINDS
 from marketfeed.model.shared import DIRECTORY, OpenedStore, ShareError, open_shared
-from marketfeed.model.tick import Ticks
+from marketfeed.model.tick import KINDS, TICK_KINDS, Ticks
 from marketfeed.stream.positions import position_of_time
 
 T = TypeVar("T")
@@ -180,13 +179,12 @@ class Attached:
             WriterLost: the server has died, hangs, or was shut down: these are no last prices any more. What it held
                 can still be had from :meth:`ticks`.
         """
-        among = None
         table, count = self._store.latest, len(self._store.directory)
-        if kind is not None:
-            if kind not in KINDS:
-                raise ValueError(f"kind is QUOTE or TRADE, not {kind}")
-            among = np.zeros((len(KINDS), table.capacity), np.bool_)
-            among[KINDS.index(kind)] = True
+        if kind not in (None, *TICK_KINDS):
+            raise ValueError(f"kind is QUOTE or TRADE, not {kind}")
+        among = np.zeros((len(KINDS), table.capacity), np.bool_)
+        for each in TICK_KINDS if kind is None else (kind,):
+            among[KINDS.index(each)] = True
         while True:
             self.check()
             there = table.count(since, count, among)

@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from marketfeed.client.instruments import InstrumentTable
-from marketfeed.client.messages import Gap, Quote, Trade
-from marketfeed.model.tick import QUOTE, RECORD, TRADE, Records
+from marketfeed.client.messages import Bar, Gap, Numbered, Quote, Trade, UpdatedBar
+from marketfeed.model.bars import BAR_ROW, FROM_QUOTES
+from marketfeed.model.tick import BAR, QUOTE, RECORD, TICK_KINDS, TRADE, UPDATED_BAR, Records
 from marketfeed.stream.encoding.rfc3339 import SecondTexts
 
 if TYPE_CHECKING:
@@ -28,7 +29,8 @@ _KINDS = {QUOTE: "quote", TRADE: "trade"}
 
 _NUMBERS_OF = {QUOTE: ("bid", "bid_size", "ask", "ask_size"), TRADE: ("price", "size")}
 _NUMBERS = (*_NUMBERS_OF[QUOTE], *_NUMBERS_OF[TRADE])
-_KIND_OF: dict[type[Quote | Trade], int] = {Quote: QUOTE, Trade: TRADE}
+_BAR_NUMBERS = ("open", "high", "low", "close", "volume", "count", "vwap", "seconds")
+_KIND_OF: dict[type[Numbered], int] = {Quote: QUOTE, Trade: TRADE, Bar: BAR, UpdatedBar: UPDATED_BAR}
 
 
 class Chunk(NamedTuple):
@@ -39,7 +41,7 @@ class Chunk(NamedTuple):
     instruments: InstrumentTable
 
     @classmethod
-    def of(cls, messages: Sequence[Quote | Trade], instruments: InstrumentTable) -> Chunk:
+    def of(cls, messages: Sequence[Numbered], instruments: InstrumentTable) -> Chunk:
         """Messages, which have no ids, as records with ids of this table."""
         ticks = np.zeros(len(messages), RECORD)
         ticks["seq"] = [message.seq for message in messages]
@@ -51,8 +53,11 @@ class Chunk(NamedTuple):
         for of, kind in _KIND_OF.items():
             mine = [message for message in messages if type(message) is of]
             places = np.flatnonzero(ticks["kind"] == kind)
-            for name in _NUMBERS_OF[kind]:
-                ticks[name][places] = [getattr(message, name) for message in mine]
+            rows = ticks if kind in TICK_KINDS else ticks.view(BAR_ROW)
+            for name in _NUMBERS_OF.get(kind, _BAR_NUMBERS):
+                rows[name][places] = [getattr(message, name) for message in mine]
+            if kind not in TICK_KINDS:
+                rows["flags"][places] = [isinstance(message, Bar) and message.source == "quotes" for message in mine]
         ticks.flags.writeable = False
         return cls(ticks, instruments)
 
@@ -64,7 +69,7 @@ class Chunk(NamedTuple):
         data = b"".join([chunk.ticks.view(_RAW).data for chunk in chunks])
         return cls(np.frombuffer(data, RECORD), chunks[0].instruments)
 
-    def messages(self) -> list[Quote | Trade]:
+    def messages(self) -> list[Numbered]:
         """The same as the messages that a JSON connection gets. A kind that is not known is passed over."""
         ticks = self.ticks
         names = {i: self.instruments[i] for i in np.unique(ticks["instrument"]).tolist()}
@@ -77,14 +82,30 @@ class Chunk(NamedTuple):
             *[np.nan_to_num(ticks[name]).tolist() for name in _NUMBERS],
             strict=True,
         )
-        messages: list[Quote | Trade] = []
-        for kind, i, seq, text, ns, bid, bid_size, ask, ask_size, price, size in rows:
+        messages: list[Numbered] = []
+        for n, (kind, i, seq, text, ns, bid, bid_size, ask, ask_size, price, size) in enumerate(rows):
             symbol, feed = names[i]
             if kind == QUOTE:
                 messages.append(Quote(symbol, bid, bid_size, ask, ask_size, f"{text}{ns:09d}Z", seq, feed))
             elif kind == TRADE:
                 messages.append(Trade(symbol, price, size, f"{text}{ns:09d}Z", seq, feed))
+            elif kind in (BAR, UPDATED_BAR):
+                messages.append(_bar(ticks[n : n + 1], symbol, f"{text}{ns:09d}Z", feed))
         return messages
+
+
+def _bar(record: Records, symbol: str, time: str, feed: str) -> Bar:
+    """The message of a record, shape (1,)."""
+    row = record.view(BAR_ROW)[0]
+    of = UpdatedBar if row["kind"] == UPDATED_BAR else Bar
+    return of(
+        symbol=symbol,
+        **{name: row[name].item() for name in _BAR_NUMBERS},
+        time=time,
+        seq=row["seq"].item(),
+        source="quotes" if row["flags"] & FROM_QUOTES else "trades",
+        feed=feed,
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,7 +122,7 @@ class Batch:
             venue_seq   u8   the venue's own number; 0 = none, or not told (JSON)
             instrument  u4   ``instruments[id]`` is its (symbol, feed)
             feed        u2   the server's number of the feed; 0 where it is not told (JSON)
-            kind        u1   1 = quote, 2 = trade
+            kind        u1   1 = quote, 2 = trade; 3 = bar and 4 = updated bar have other columns: :attr:`bars`
             flags       u1   0
             bid, ask    f8   of a quote: price; NaN = no such side, or a trade
             *_size      f8   NaN = not told, or a trade; from JSON 0 where it is not told
@@ -131,6 +152,21 @@ class Batch:
         """The trades among the ticks, as a copy."""
         return self._of(TRADE)
 
+    @property
+    def bars(self) -> NDArray[np.void]:
+        """The bars, those told again too, as a copy; structured: seq, ts_event (the begin), ts_recv, count, seconds,
+        instrument, feed, kind (4 = told again), flags (1 = of mid-quotes), open, high, low, close, vwap, volume."""
+        bars: NDArray[np.void] = self.ticks[self._are_bars()].view(BAR_ROW)
+        return bars
+
+    def _only_ticks(self) -> Batch:
+        """Without the bars, whose columns are others."""
+        bars = self._are_bars()
+        return Batch(self.ticks[~bars], self.instruments, self.gaps) if bars.any() else self
+
+    def _are_bars(self) -> NDArray[np.bool_]:
+        return np.isin(self.ticks["kind"], (BAR, UPDATED_BAR))
+
     def _of(self, kind: int) -> Records:
         ticks: Records = self.ticks[self.ticks["kind"] == kind]
         return ticks
@@ -147,18 +183,20 @@ class Batch:
 
     def to_pandas(self) -> pd.DataFrame:
         """A table: seq, ts_event and ts_recv (UTC), symbol, feed and kind (categories), the numbers, venue_seq.
+        Bars are not in it: see :attr:`bars`.
 
         Raises:
             ImportError: pandas is not installed.
         """
         pandas = _needed("pandas", "to_pandas()")
-        columns: dict[str, Any] = {"seq": self.ticks["seq"].copy()}
+        batch = self._only_ticks()
+        columns: dict[str, Any] = {"seq": batch.ticks["seq"].copy()}
         for name in ("ts_event", "ts_recv"):
-            columns[name] = pandas.DatetimeIndex(self._times(name), tz="UTC")
-        for name, (codes, texts) in self._coded_columns().items():
+            columns[name] = pandas.DatetimeIndex(batch._times(name), tz="UTC")
+        for name, (codes, texts) in batch._coded_columns().items():
             columns[name] = pandas.Categorical.from_codes(codes, texts)
         for name in (*_NUMBERS, "venue_seq"):
-            columns[name] = self.ticks[name].copy()
+            columns[name] = batch.ticks[name].copy()
         frame: pd.DataFrame = pandas.DataFrame(columns, copy=False)
         return frame
 
@@ -169,14 +207,15 @@ class Batch:
             ImportError: polars is not installed.
         """
         polars = _needed("polars", "to_polars()")
-        columns: dict[str, pl.Series] = {"seq": polars.Series(self.ticks["seq"].copy())}
+        batch = self._only_ticks()
+        columns: dict[str, pl.Series] = {"seq": polars.Series(batch.ticks["seq"].copy())}
         for name in ("ts_event", "ts_recv"):
-            columns[name] = polars.Series(self._times(name)).dt.replace_time_zone("UTC")
-        for name, (codes, texts) in self._coded_columns().items():
+            columns[name] = polars.Series(batch._times(name)).dt.replace_time_zone("UTC")
+        for name, (codes, texts) in batch._coded_columns().items():
             columns[name] = polars.Series(texts, dtype=polars.String).cast(polars.Categorical).gather(codes)
         for name in _NUMBERS:
-            columns[name] = polars.Series(self.ticks[name].copy(), nan_to_null=True)
-        columns["venue_seq"] = polars.Series(self.ticks["venue_seq"].copy())
+            columns[name] = polars.Series(batch.ticks[name].copy(), nan_to_null=True)
+        columns["venue_seq"] = polars.Series(batch.ticks["venue_seq"].copy())
         frame: pl.DataFrame = polars.DataFrame(columns)
         return frame
 
@@ -187,14 +226,15 @@ class Batch:
             ImportError: pyarrow is not installed.
         """
         arrow = _needed("pyarrow", "to_arrow()")
-        columns: dict[str, Any] = {"seq": arrow.array(self.ticks["seq"].copy())}
+        batch = self._only_ticks()
+        columns: dict[str, Any] = {"seq": arrow.array(batch.ticks["seq"].copy())}
         for name in ("ts_event", "ts_recv"):
-            columns[name] = arrow.array(self._times(name), arrow.timestamp("ns", tz="UTC"))
-        for name, (codes, texts) in self._coded_columns().items():
+            columns[name] = arrow.array(batch._times(name), arrow.timestamp("ns", tz="UTC"))
+        for name, (codes, texts) in batch._coded_columns().items():
             columns[name] = arrow.DictionaryArray.from_arrays(codes, arrow.array(texts, arrow.string()))
         for name in _NUMBERS:
-            columns[name] = arrow.array(self.ticks[name].copy(), from_pandas=True)
-        columns["venue_seq"] = arrow.array(self.ticks["venue_seq"].copy())
+            columns[name] = arrow.array(batch.ticks[name].copy(), from_pandas=True)
+        columns["venue_seq"] = arrow.array(batch.ticks["venue_seq"].copy())
         return arrow.table(columns)
 
     def _coded_columns(self) -> dict[str, _Coded]:

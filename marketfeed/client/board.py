@@ -11,7 +11,7 @@ from rich.console import Console, ConsoleOptions, Group, RenderResult
 from rich.table import Table
 from rich.text import Text
 
-from marketfeed.client.messages import Gap, Heartbeat, Message, Quote, Trade
+from marketfeed.client.messages import Gap, Heartbeat, Message, Numbered, Quote, Trade
 from marketfeed.client.state import State, StateChange
 
 #: Seconds that a change stays coloured.
@@ -54,7 +54,7 @@ class Row:
         self.updates = 0
         self._decimals = 0
 
-    def update(self, tick: Quote | Trade, now: float) -> None:
+    def update(self, tick: Numbered, now: float) -> None:
         """Take a tick in."""
         self.updates += 1
         self.time = tick.time
@@ -63,9 +63,12 @@ class Row:
             self.bid_size.set(tick.bid_size, now)
             self.ask.set(tick.ask, now)
             self.ask_size.set(tick.ask_size, now)
-        else:
+        elif isinstance(tick, Trade):
             self.price.set(tick.price, now)
             self.size.set(tick.size, now)
+        else:
+            self.price.set(tick.close, now)
+            self.size.set(tick.volume, now)
 
     def cells(self, now: float) -> list[Text]:
         """Bid, size, ask, size, spread, last trade, time, updates."""
@@ -128,7 +131,7 @@ class Board:
     def add(self, messages: Iterable[Message], now: float) -> None:
         """Take messages in, at this time (s, monotonic)."""
         rows = self._rows
-        last: Quote | Trade | None = None
+        last: Numbered | None = None
         for message in messages:
             if isinstance(message, Gap):
                 self._gaps += 1

@@ -9,7 +9,7 @@ import numpy as np
 
 from marketfeed.client.batch import Batch, Chunk
 from marketfeed.client.instruments import InstrumentTable
-from marketfeed.client.messages import Gap, Heartbeat, Message, Quote, Trade
+from marketfeed.client.messages import Gap, Heartbeat, Message, Numbered
 from marketfeed.model.clock import Clock
 from marketfeed.model.tick import RECORD
 
@@ -150,8 +150,8 @@ class Inbox:
                 self.put_back([Chunk(chunk.ticks[most:], chunk.instruments)])
                 chunk = Chunk(chunk.ticks[:most], chunk.instruments)
             return chunk
-        ticks: list[Quote | Trade] = []
-        while self._items and len(ticks) < most and isinstance(tick := self._items[0], Quote | Trade):
+        ticks: list[Numbered] = []
+        while self._items and len(ticks) < most and isinstance(tick := self._items[0], Numbered):
             ticks.append(tick)
             self._next()
         return Chunk.of(ticks, self._named)

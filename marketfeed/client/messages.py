@@ -95,6 +95,41 @@ class Trade(_Timed, tag="t"):
     feed: str = msgspec.field(name="f", default="")
 
 
+class Bar(_Timed, tag="b"):
+    """What the trades of one span of time were, for the first time. Attributes besides those of :class:`Quote`:
+
+    Attributes:
+        open, high, low, close, vwap: prices; ``vwap`` is weighted by size, and NaN where the volume is 0.
+        volume: sum of the sizes.
+        count: how many trades.
+        time: where it begins.
+        seconds: its length.
+        source: "trades", or "quotes" where it is made of mid-prices, because the feed gives no trades.
+    """
+
+    symbol: str = msgspec.field(name="S")
+    open: float = msgspec.field(name="o", default=nan)
+    high: float = msgspec.field(name="h", default=nan)
+    low: float = msgspec.field(name="l", default=nan)
+    close: float = msgspec.field(name="c", default=nan)
+    volume: float = msgspec.field(name="v", default=nan)
+    count: int = msgspec.field(name="n", default=0)
+    vwap: float = msgspec.field(name="vw", default=nan)
+    time: str = msgspec.field(name="t", default="")
+    seq: int = 0
+    seconds: int = msgspec.field(name="sec", default=60)
+    source: str = msgspec.field(name="from", default="trades")
+    feed: str = msgspec.field(name="f", default="")
+
+    def __post_init__(self) -> None:
+        if not self.volume:
+            self.vwap = nan
+
+
+class UpdatedBar(Bar, tag="u"):
+    """A bar that was told before, as it is now that a late trade belongs to it."""
+
+
 class Gap(msgspec.Struct, tag_field="T", tag="gap", omit_defaults=True):
     """Ticks that were asked for and are lost.
 
@@ -126,8 +161,11 @@ class Heartbeat(_Timed, tag="heartbeat"):
     time: str = msgspec.field(name="t")
 
 
+#: What belongs to a symbol, and has a place in the stream.
+Numbered = Quote | Trade | Bar | UpdatedBar
+
 #: What a feed yields.
-Message = Quote | Trade | Gap | Heartbeat
+Message = Numbered | Gap | Heartbeat
 
 
 class Position(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -144,6 +182,7 @@ class Rule(msgspec.Struct):
         max_hz: None = every tick.
         where: the condition as the server writes it; None = none.
         fields: None = all.
+        bar_seconds: length of the bars.
     """
 
     quotes: list[str] = []
@@ -151,13 +190,20 @@ class Rule(msgspec.Struct):
     max_hz: float | None = None
     where: str | None = None
     fields: list[str] | None = None
+    bars: list[str] = []
+    updated_bars: list[str] = msgspec.field(name="updatedBars", default=[])
+    bar_seconds: int = 60
+
+    def names(self) -> dict[str, list[str]]:
+        """By channel, as it is named on the wire."""
+        return {"quotes": self.quotes, "trades": self.trades, "bars": self.bars, "updatedBars": self.updated_bars}
 
 
 class Subscription(msgspec.Struct, tag_field="T", tag="subscription"):
     """All that this connection now receives: the answer to `subscribe` and `unsubscribe`.
 
     Attributes:
-        quotes, trades: every symbol and glob.
+        quotes, trades, bars, updated_bars: every symbol and glob.
         rules: the same, by how they are received.
         epoch, seq: the symbols of the command are streamed from after this position.
         recovered: whether everything after ``since`` can be given; None where nothing was asked.
@@ -171,6 +217,8 @@ class Subscription(msgspec.Struct, tag_field="T", tag="subscription"):
     seq: int | None = None
     recovered: bool | None = None
     heartbeat: float | None = None
+    bars: list[str] = []
+    updated_bars: list[str] = msgspec.field(name="updatedBars", default=[])
 
 
 class Instrument(msgspec.Struct):
@@ -202,12 +250,12 @@ class Error(msgspec.Struct, tag_field="T", tag="error"):
     msg: str = ""
 
 
-Received = Quote | Trade | Gap | Heartbeat | Subscription | Instruments | Success | Error
+Received = Numbered | Gap | Heartbeat | Subscription | Instruments | Success | Error
 
 _frame = msgspec.json.Decoder(list[Received])
 _raw_frame = msgspec.json.Decoder(list[msgspec.Raw])
 _message = msgspec.json.Decoder(Received)
-_KNOWN = frozenset({"q", "t", "gap", "heartbeat", "subscription", "instruments", "success", "error"})
+_KNOWN = frozenset({"q", "t", "b", "u", "gap", "heartbeat", "subscription", "instruments", "success", "error"})
 
 
 class _Tagged(msgspec.Struct):
@@ -235,13 +283,22 @@ def decode_frame(frame: str | bytes) -> list[Received]:
 
 def encode_message(message: Message) -> bytes:
     """The message as JSON with the keys of the wire."""
+    sides: tuple[tuple[str, str], ...] = ()
     if isinstance(message, Quote) and (isnan(message.bid) or isnan(message.ask)):
-        line = msgspec.structs.asdict(message)
-        for side in ("bid", "ask"):
-            if not line[f"{side}_size"]:
-                line[side] = 0.0 if isnan(line[side]) else line[side]
-        keys = {field.name: field.encode_name for field in msgspec.structs.fields(Quote)}
-        # What is still NaN, or empty, was not asked for.
-        wire = {keys[name]: value for name, value in line.items() if value == value and value != ""}
-        return msgspec.json.encode({"T": "q", **wire})
-    return msgspec.json.encode(message)
+        sides = ("bid", "bid_size"), ("ask", "ask_size")
+    elif isinstance(message, Bar) and isnan(message.vwap):
+        sides = (("vwap", "volume"),)
+    if not sides:
+        return msgspec.json.encode(message)
+    line = msgspec.structs.asdict(message)
+    for price, size in sides:
+        if not line[size]:
+            line[price] = 0.0 if isnan(line[price]) else line[price]
+    fields = {field.name: field for field in msgspec.structs.fields(type(message))}
+    # What is still NaN, or as it is by default, was not asked for.
+    wire = {
+        fields[name].encode_name: value
+        for name, value in line.items()
+        if value == value and value != fields[name].default
+    }
+    return msgspec.json.encode({"T": message.__struct_config__.tag, **wire})

@@ -14,14 +14,16 @@ from numpy.typing import NDArray
 
 from marketfeed.client.batch import Chunk
 from marketfeed.client.instruments import InstrumentTable
-from marketfeed.client.messages import Gap, Heartbeat, Position, Quote, Rule, Trade
-from marketfeed.model.tick import QUOTE, TRADE
+from marketfeed.client.messages import Bar, Gap, Heartbeat, Numbered, Position, Quote, Rule, Trade, UpdatedBar
+from marketfeed.model.tick import BAR, QUOTE, TRADE, UPDATED_BAR
 
-#: ("quotes" or "trades", symbol or glob)
+#: (channel, symbol or glob)
 Name = tuple[str, str]
 
-#: Kind of tick -> its channel.
-_CHANNELS = {QUOTE: "quotes", TRADE: "trades"}
+#: The channel on which each type of message comes, and each kind of record.
+CHANNELS: dict[type, str] = {Quote: "quotes", Trade: "trades", Bar: "bars", UpdatedBar: "updatedBars"}
+_CHANNELS = {QUOTE: "quotes", TRADE: "trades", BAR: "bars", UPDATED_BAR: "updatedBars"}
+BAR_CHANNELS = ("bars", "updatedBars")
 
 #: In place of a part: none, and not looked up yet.
 _NOBODY, _UNKNOWN = -1, -2
@@ -40,17 +42,24 @@ class Options:
     where: str | None = None
     #: only these keys, sorted; None = all
     fields: tuple[str, ...] | None = None
+    #: length of bars; None = of no bars, or as the server has it by default
+    bar_seconds: int | None = None
 
     def as_wire(self) -> dict[str, Any]:
         """As the keys of a `subscribe` command."""
-        given = {"max_hz": self.max_hz, "where": self.where, "fields": self.fields}
+        given = {
+            "max_hz": self.max_hz,
+            "where": self.where,
+            "fields": self.fields,
+            "bar_seconds": self.bar_seconds,
+        }
         return {key: value for key, value in given.items() if value is not None}
 
     def told(self, names: Iterable[Name], rules: Iterable[Rule]) -> Options:
         """The same as the server writes them in its answer for these symbols: equal ones are equal only then."""
         channel, pattern = next(iter(names))
         for rule in rules:
-            if pattern in (rule.quotes if channel == "quotes" else rule.trades):
+            if pattern in rule.names()[channel]:
                 return replace(self, where=rule.where, fields=None if rule.fields is None else tuple(rule.fields))
         return self
 
@@ -112,7 +121,7 @@ class Parts:
         self._parts = [part for part in self._parts if part.names]
         self._changed()
 
-    def owner(self, tick: Quote | Trade) -> Part | None:
+    def owner(self, tick: Numbered) -> Part | None:
         """The part that this tick was sent for."""
         key = (type(tick), tick.feed, tick.symbol)
         try:
@@ -120,8 +129,7 @@ class Parts:
         except KeyError:
             if len(self._owners) >= _OWNERS_KEPT:
                 self._owners.clear()
-            channel = "quotes" if isinstance(tick, Quote) else "trades"
-            found = self._owners[key] = self._most_specific(channel, tick.symbol, tick.feed)
+            found = self._owners[key] = self._most_specific(CHANNELS[type(tick)], tick.symbol, tick.feed)
             return found
 
     def arrive(self, chunk: Chunk) -> None:

@@ -33,15 +33,14 @@ from marketfeed.client.messages import (
     Gap,
     Heartbeat,
     Instruments,
+    Numbered,
     Position,
-    Quote,
     Received,
     Subscription,
     Success,
-    Trade,
     decode_frame,
 )
-from marketfeed.client.parts import Name, Options, Part, Parts
+from marketfeed.client.parts import BAR_CHANNELS, Name, Options, Part, Parts
 from marketfeed.stream.encoding.binary import BadFrame, read_frame
 
 #: A command's symbols take at most so many bytes; more go in several commands. A server reads 64 KiB in one.
@@ -117,6 +116,9 @@ class _Command:
         for channel, pattern in self.names:
             wire.setdefault(channel, []).append(pattern)
         wire |= self.options.as_wire()
+        # Of a command that was cut in several, or of a subscription whose bars were given up, no bars may be left.
+        if not any(channel in wire for channel in BAR_CHANNELS):
+            wire.pop("bar_seconds", None)
         if self.snapshot:
             wire["snapshot"] = True
         if self.since is not None:
@@ -172,6 +174,9 @@ class Session:
         snapshot: bool = False,
         since: Since | None = None,
         heartbeat: float | None = None,
+        bars: Iterable[str] = (),
+        updated_bars: Iterable[str] = (),
+        bar_seconds: int | None = None,
     ) -> None:
         """Add symbols. ``done`` is called by a later :meth:`receive`.
 
@@ -184,33 +189,36 @@ class Session:
             raise ValueError("snapshot and since exclude each other: what came since then holds the latest of each")
         if heartbeat is not None and not (math.isfinite(heartbeat) and heartbeat >= 0):
             raise ValueError(f"heartbeat is a number of seconds, 0 = none, not {heartbeat}")
-        how = {"options": _options(max_hz, where, fields), "since": _place(since)}
-        self._command("subscribe", quotes, trades, done, snapshot=snapshot, heartbeat=heartbeat, **how)
+        names = _named(quotes, trades, bars, updated_bars)
+        if bar_seconds is not None and not any(name[0] in BAR_CHANNELS for name in names):
+            raise ValueError("bar_seconds is the length of bars: name some in bars or updated_bars")
+        how = {"options": _options(max_hz, where, fields, bar_seconds), "since": _place(since)}
+        self._command("subscribe", names, done, snapshot=snapshot, heartbeat=heartbeat, **how)
 
     def unsubscribe(
         self,
         done: Callable[[Subscription | CommandError], None],
         quotes: Iterable[str] = (),
         trades: Iterable[str] = (),
+        bars: Iterable[str] = (),
+        updated_bars: Iterable[str] = (),
     ) -> None:
         """Take symbols away, written as they were subscribed. ``done`` is called by a later :meth:`receive`.
 
         Raises:
             ValueError, TypeError: what is asked for makes no sense.
         """
-        self._command("unsubscribe", quotes, trades, done)
+        self._command("unsubscribe", _named(quotes, trades, bars, updated_bars), done)
 
     def _command(
         self,
         action: str,
-        quotes: Iterable[str],
-        trades: Iterable[str],
+        names: Sequence[Name],
         done: Callable[[Subscription | CommandError], None],
         **how: Any,
     ) -> None:
-        names = list(dict.fromkeys([*_names("quotes", quotes), *_names("trades", trades)]))
         if not names:
-            raise ValueError(f"{action} names no symbols: give quotes or trades")
+            raise ValueError(f"{action} names no symbols: give quotes, trades or bars")
         chunks = _chunks(names)
         request = Request(len(chunks), done)
         commands = [_Command(action, chunk, request, **how) for chunk in chunks]
@@ -276,7 +284,7 @@ class Session:
         sole = parts.sole
         messages: list[Item] = []
         for message in decode_frame(frame):
-            if isinstance(message, (Quote, Trade)):
+            if isinstance(message, Numbered):
                 part = sole or parts.owner(message)
                 if part is not None and message.seq > part.position:
                     part.position = message.seq
@@ -384,6 +392,14 @@ def closed_for_good(code: int | None) -> bool:
     return code is not None and (3500 <= code <= 3999 or code in _OUR_FAULT)
 
 
+def _named(
+    quotes: Iterable[str], trades: Iterable[str], bars: Iterable[str], updated_bars: Iterable[str]
+) -> list[Name]:
+    """Every name once, with its channel as it is named on the wire."""
+    given = {"quotes": quotes, "trades": trades, "bars": bars, "updatedBars": updated_bars}
+    return list(dict.fromkeys(name for channel, patterns in given.items() for name in _names(channel, patterns)))
+
+
 def _names(channel: str, patterns: Iterable[str]) -> list[Name]:
     if isinstance(patterns, str):
         raise TypeError(f"{channel} is a list of symbols, not one text: {patterns!r}")
@@ -394,7 +410,7 @@ def _names(channel: str, patterns: Iterable[str]) -> list[Name]:
     return names
 
 
-def _options(max_hz: float | None, where: str | None, fields: Iterable[str] | None) -> Options:
+def _options(max_hz: float | None, where: str | None, fields: Iterable[str] | None, bar_seconds: int | None) -> Options:
     if where is not None and not isinstance(where, str):
         raise TypeError(f"where is a text, not {where!r}")
     if isinstance(fields, str):
@@ -403,7 +419,9 @@ def _options(max_hz: float | None, where: str | None, fields: Iterable[str] | No
     for key in keys or ():
         if not isinstance(key, str):
             raise TypeError(f"fields is a list of texts: {key!r} is none")
-    options = Options(max_hz, where, None if keys is None else tuple(sorted(keys)))
+    if bar_seconds is not None and not isinstance(bar_seconds, int):
+        raise TypeError(f"bar_seconds is a whole number, not {bar_seconds!r}")
+    options = Options(max_hz, where, None if keys is None else tuple(sorted(keys)), bar_seconds)
     size = len(msgspec.json.encode(options.as_wire()))
     if size > _OPTIONS_BYTES:
         raise ValueError(f"where and fields have at most {_OPTIONS_BYTES:,} bytes, not {size:,}")

@@ -121,6 +121,9 @@ class SyncFeed:
         snapshot: bool = False,
         since: Since | None = None,
         heartbeat: float | None = None,
+        bars: Iterable[str] = (),
+        updated_bars: Iterable[str] = (),
+        bar_seconds: int | None = None,
     ) -> Subscription:
         """As :meth:`Feed.subscribe`."""
         asked = self._feed.subscribe(
@@ -132,12 +135,21 @@ class SyncFeed:
             snapshot=snapshot,
             since=since,
             heartbeat=heartbeat,
+            bars=bars,
+            updated_bars=updated_bars,
+            bar_seconds=bar_seconds,
         )
         return self._thread.call(asked)
 
-    def unsubscribe(self, quotes: Iterable[str] = (), trades: Iterable[str] = ()) -> Subscription:
+    def unsubscribe(
+        self,
+        quotes: Iterable[str] = (),
+        trades: Iterable[str] = (),
+        bars: Iterable[str] = (),
+        updated_bars: Iterable[str] = (),
+    ) -> Subscription:
         """As :meth:`Feed.unsubscribe`."""
-        return self._thread.call(self._feed.unsubscribe(quotes, trades))
+        return self._thread.call(self._feed.unsubscribe(quotes, trades, bars, updated_bars))
 
     def __iter__(self) -> Self:
         return self

@@ -14,7 +14,7 @@ import click
 
 from marketfeed.client.aio import Feed, connect
 from marketfeed.client.errors import ClientError
-from marketfeed.client.messages import Message, Position, Quote, Trade, encode_message
+from marketfeed.client.messages import Message, Numbered, Position, encode_message
 from marketfeed.client.options import login, place
 from marketfeed.client.state import State, StateChange
 
@@ -33,6 +33,8 @@ def _symbols(context: click.Context, parameter: click.Parameter, value: tuple[st
 @click.argument("url", default="ws://127.0.0.1:8000/stream")
 @click.option("--quotes", multiple=True, callback=_symbols, metavar="SYMBOLS", help="quotes of these: A,B-*")
 @click.option("--trades", multiple=True, callback=_symbols, metavar="SYMBOLS", help="trades of these: A,B-*")
+@click.option("--bars", multiple=True, callback=_symbols, metavar="SYMBOLS", help="bars of these: A,B-*")
+@click.option("--bar-seconds", type=int, metavar="SECONDS", help="how long a bar is  [default: 60]")
 @click.option("--max-hz", type=float, metavar="HZ", help="only the latest of each, so often  [default: every tick]")
 @click.option("--where", metavar="CONDITION", help="only ticks for which it holds: 'spread_bps < 5 and bid >= 10'")
 @click.option("--snapshot/--no-snapshot", default=None, help="the latest of each symbol first  [default: yes]")
@@ -45,6 +47,8 @@ def tail(
     url: str,
     quotes: list[str],
     trades: list[str],
+    bars: list[str],
+    bar_seconds: int | None,
     max_hz: float | None,
     where: str | None,
     snapshot: bool | None,
@@ -58,17 +62,21 @@ def tail(
 ) -> None:
     """Show what a server streams: a live table on a terminal, JSON lines in a pipe.
 
-    URL is ws://HOST:PORT/stream for every feed, or ws://HOST:PORT/v2/FEED for one. With neither --quotes nor --trades,
-    all of both.
+    URL is ws://HOST:PORT/stream for every feed, or ws://HOST:PORT/v2/FEED for one. With none of --quotes, --trades and
+    --bars, all quotes and trades.
     """
-    if not quotes and not trades:
+    if not quotes and not trades and not bars:
         quotes = trades = ["*"]
     wanted = {
         "quotes": quotes,
         "trades": trades,
+        "bars": bars,
+        "updated_bars": bars,
+        "bar_seconds": bar_seconds,
         "max_hz": max_hz,
         "where": where,
-        "snapshot": since is None if snapshot is None else snapshot,
+        # Of bars that are not a minute long there is none.
+        "snapshot": since is None and bar_seconds in (None, 60) if snapshot is None else snapshot,
         "since": since,
         "heartbeat": heartbeat,
     }
@@ -98,7 +106,7 @@ class _Count:
         if self._left is None:
             return messages
         for i, message in enumerate(messages):
-            if isinstance(message, Quote | Trade):
+            if isinstance(message, Numbered):
                 self._left -= 1
                 if not self._left:
                     return messages[: i + 1]

@@ -4,7 +4,7 @@
 
     batch of TICK ──publish──> TickStore ── InstrumentDirectory   (feed, symbol) <-> id
                                   │    ├── Ring                  every tick, by sequence number
-                                  │    └── LatestTable           last quote and trade of each instrument
+                                  │    └── LatestTable           last quote, trade and bar of each
                                   └──read──> stream (hub), and other processes that attach
 
 A sequence number is a tick's absolute position in the ring: the first tick is 1, 0 means "before any".

@@ -9,13 +9,13 @@ TICK whose kind is ``BAR`` (told for the first time) or ``UPDATED_BAR`` (told ag
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from typing import NamedTuple
+from collections.abc import Collection, Iterable
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from marketfeed.model.tick import BAR, QUOTE, TICK, TRADE, Ticks
+from marketfeed.model.tick import BAR, QUOTE, RECORD, TICK, TRADE, Ticks
 
 SECOND_NS = 1_000_000_000
 
@@ -56,6 +56,10 @@ BAR_RECORD = np.dtype(
 )
 assert BAR_RECORD.itemsize == TICK.itemsize
 
+#: A bar with its sequence number: what a :data:`RECORD` of such a kind is.
+BAR_ROW = np.dtype([("seq", "<u8"), *BAR_RECORD.descr])
+assert BAR_ROW.itemsize == RECORD.itemsize
+
 #: ``flags``: of the mid-prices of quotes, because the feed had given no trade.
 FROM_QUOTES = 1
 
@@ -64,10 +68,16 @@ SHORTEST_SECONDS, LONGEST_SECONDS = 1, 3600
 #: The length that is always made, and that is meant where none is named.
 DEFAULT_SECONDS = 60
 
+_TWO_BYTES = (1 << 16) - 1
 _MOST = np.finfo(np.float64).max
 
 #: An array of BAR_RECORD, shape (n,).
 Bars = Ticks
+
+
+def empty_bars(n: int) -> Bars:
+    """An array of shape (n,) of zeros."""
+    return np.zeros(n, BAR_RECORD)
 
 
 class Prices(NamedTuple):
@@ -81,6 +91,10 @@ class Prices(NamedTuple):
     #: 0 where it is not known
     size: NDArray[np.float64]
     from_quotes: NDArray[np.bool_]
+
+    def at(self, places: Any) -> Prices:
+        """Some of them, as numpy's index says."""
+        return Prices._make(column[places] for column in self)
 
 
 class Sums(NamedTuple):
@@ -103,6 +117,16 @@ class Sums(NamedTuple):
     closed: NDArray[np.int64]
     from_quotes: NDArray[np.bool_]
 
+    def at(self, places: Any) -> Sums:
+        """Some of them, as numpy's index says."""
+        return Sums._make(column[places] for column in self)
+
+    def put(self, places: Any, others: Sums) -> None:
+        """Write others into these places, as numpy's index says."""
+        columns: Iterable[tuple[Any, Any]] = zip(self, others, strict=True)
+        for column, values in columns:
+            column[places] = values
+
 
 def prices_of(ticks: Ticks, quoted: Collection[int]) -> Prices:
     """The price of each trade, and of the feeds ``quoted`` the mid of each quote that has both sides.
@@ -111,21 +135,22 @@ def prices_of(ticks: Ticks, quoted: Collection[int]) -> Prices:
         ticks: shape (n,), TICK.
         quoted: ids of the feeds that have no trades.
     """
-    kind = ticks["kind"]
+    kind = ticks["kind"].copy()
     wanted = kind == TRADE
     if quoted:
         both = ~(np.isnan(ticks["bid"]) | np.isnan(ticks["ask"]))
         wanted |= (kind == QUOTE) & both & np.isin(ticks["feed"], list(quoted))
-    # Only now are rows moved: of most markets few are trades.
-    chosen = ticks[np.flatnonzero(wanted)]
-    price, size = chosen["price"].copy(), chosen["size"].copy()
-    from_quotes = chosen["kind"] == QUOTE
+    # Only now are numbers moved, column by column: of most markets few are trades.
+    chosen = np.flatnonzero(wanted)
+    time, instrument, feed, price, size = (
+        ticks[column][chosen] for column in ("ts_event", "instrument", "feed", "price", "size")
+    )
+    from_quotes = kind[chosen] == QUOTE
     if quoted:
         # Halved first: the sum of two finite prices need not be finite.
-        price[from_quotes] = (chosen["bid"] / 2 + chosen["ask"] / 2)[from_quotes]
+        price[from_quotes] = (ticks["bid"][chosen] / 2 + ticks["ask"][chosen] / 2)[from_quotes]
         size[from_quotes] = 0.0
     size[np.isnan(size)] = 0.0
-    time, instrument, feed = (chosen[column].copy() for column in ("ts_event", "instrument", "feed"))
     return Prices(time, instrument, feed, price, size, from_quotes)
 
 
@@ -138,9 +163,14 @@ def summed(prices: Prices, seconds: int) -> Sums:
     number = time // (seconds * SECOND_NS)
     n = len(time)
     rising = n < 2 or bool((time[1:] >= time[:-1]).all())
-    # Stable sorts keep the order of arrival.
-    keys = (prices.instrument, number) if rising else (time, prices.instrument, number)
-    order = np.lexsort(keys)
+    # Sorts that are stable keep the order of arrival. Of two bytes they take a fifth of the time.
+    instrument: NDArray[np.unsignedinteger] = prices.instrument
+    if n and int(instrument.max()) <= _TWO_BYTES:
+        instrument = instrument.astype(np.uint16)
+    if rising and n and number[0] == number[-1]:
+        order = np.argsort(instrument, kind="stable")
+    else:
+        order = np.lexsort((instrument, number) if rising else (time, instrument, number))
     number, instrument, time = number[order], prices.instrument[order], time[order]
     price, size = prices.price[order], prices.size[order]
     begins = np.empty(n, np.bool_)
@@ -169,7 +199,7 @@ def summed(prices: Prices, seconds: int) -> Sums:
 
 def bars_of(sums: Sums, seconds: int) -> Bars:
     """As records, shape (n,), BAR_RECORD, in the same order."""
-    bars = np.zeros(len(sums.number), BAR_RECORD)
+    bars = empty_bars(len(sums.number))
     bars["ts_event"] = sums.number * (seconds * SECOND_NS)
     bars["count"], bars["seconds"] = sums.n, seconds
     bars["instrument"], bars["feed"], bars["kind"] = sums.instrument, sums.feed, BAR

@@ -29,6 +29,7 @@ class InstrumentDirectory:
 
     def __init__(self, rows: NDArray[np.void], feeds: NDArray[np.void], counts: NDArray[np.uint64]) -> None:
         self.capacity = len(rows)
+        self.feed_capacity = len(feeds)
         self._rows = rows
         self._feed_rows = feeds
         self._counts = counts

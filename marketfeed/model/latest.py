@@ -1,14 +1,14 @@
-"""The last quote and trade of each instrument, so that "what changed since" costs the same at any tick rate."""
+"""The last quote, trade and bar of each instrument, so that "what changed since" costs the same at any tick rate."""
 
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from marketfeed.model.tick import QUOTE, RAW, TICK, TRADE, Ticks
+from marketfeed.model.bars import BAR_RECORD, DEFAULT_SECONDS
+from marketfeed.model.tick import BAR, KINDS, RAW, TICK, TICK_KINDS, UPDATED_BAR, Ticks
 
-#: The kinds that have a last value, in the order of their rows in the table.
-KINDS = (QUOTE, TRADE)
+_FIRST = KINDS[0]
 
 #: So many rows are taken in one by one: the calls into numpy for all at once take longer.
 _FEW = 12
@@ -26,14 +26,16 @@ class Changed(NamedTuple):
 
 
 class LatestTable:
-    """A row an instrument and kind. One writer, any number of readers, in this process or others.
+    """A row an instrument and kind, in the order of :data:`KINDS`; of bars those of the default length have one.
+
+    One writer, any number of readers, in this process or others.
 
     The same two-counter rule as the :class:`Ring`, a row at a time: ``claims`` of a row is raised before its payload
     is written and ``seqs`` after; a reader takes ``seqs``, copies, and keeps the row if its ``claims`` says the same.
 
     Args:
-        rows: shape (2, capacity), TICK.
-        seqs, claims: shape (2, capacity), u8. Zero in a new table.
+        rows: shape (kinds, capacity), TICK.
+        seqs, claims: shape (kinds, capacity), u8. Zero in a new table.
     """
 
     def __init__(self, rows: Ticks, seqs: NDArray[np.uint64], claims: NDArray[np.uint64]) -> None:
@@ -59,13 +61,15 @@ class LatestTable:
         if n <= _FEW:
             self._update_few(batch, first)
             return
-        # Kinds are 1 and 2; every other kind has no last value.
-        cell = batch["instrument"] + (batch["kind"].astype(np.int64) - QUOTE) * self.capacity
+        kind = batch["kind"]
+        cell = batch["instrument"] + (kind.astype(np.int64) - _FIRST) * self.capacity
         seqs = np.arange(first, first + n, dtype=np.uint64)
         raw = batch.view(RAW) if batch.flags.c_contiguous else np.ascontiguousarray(batch).view(RAW)
-        others = batch["kind"] - np.uint8(QUOTE) > TRADE - QUOTE
+        # Ticks all have a last value; of what is no tick, only bars of the default length.
+        others = kind - np.uint8(_FIRST) > TICK_KINDS[-1] - _FIRST
         if others.any():
-            known = ~others
+            usual = batch.view(BAR_RECORD)["seconds"] == DEFAULT_SECONDS
+            known = ~others | ((kind >= BAR) & (kind <= UPDATED_BAR) & usual)
             cell, seqs, raw = cell[known], seqs[known], raw[known]
         # An assignment with repeated indices is not promised to keep the last one, so the last is found first: it is
         # the one whose number the claim ends on.
@@ -80,23 +84,26 @@ class LatestTable:
         rows = np.ascontiguousarray(batch).view(RAW)
         cells = zip(batch["instrument"].tolist(), batch["kind"].tolist(), strict=True)
         for n, (instrument, kind) in enumerate(cells):
-            if kind in KINDS:
-                cell = instrument + (kind - QUOTE) * self.capacity
+            usual = kind in TICK_KINDS or batch.view(BAR_RECORD)["seconds"][n] == DEFAULT_SECONDS
+            if kind in KINDS and usual:
+                cell = instrument + (kind - _FIRST) * self.capacity
                 self._claims[cell] = first + n
                 self._raw[cell] = rows[n]
                 self._seqs[cell] = first + n
 
     def count(self, cursor: int, count: int, among: NDArray[np.bool_] | None = None) -> int:
         """How many :meth:`since` would have to give."""
-        return int(np.count_nonzero(self._wanted(cursor, min(count, self.capacity), None, among)))
+        return int(np.count_nonzero(self._wanted(cursor, min(count, self.capacity), None, among, len(KINDS))))
 
-    def _wanted(self, cursor: int, count: int, until: int | None, among: NDArray[np.bool_] | None) -> NDArray[np.bool_]:
-        grid = self._seqs.reshape(len(KINDS), self.capacity)[:, :count]
+    def _wanted(
+        self, cursor: int, count: int, until: int | None, among: NDArray[np.bool_] | None, kinds: int
+    ) -> NDArray[np.bool_]:
+        grid = self._seqs.reshape(len(KINDS), self.capacity)[:kinds, :count]
         wanted: NDArray[np.bool_] = grid > cursor
         if until is not None:
             wanted &= grid <= until
         if among is not None:
-            wanted &= among[:, :count]
+            wanted &= among[:kinds, :count]
         return wanted
 
     def since(
@@ -105,6 +112,7 @@ class LatestTable:
         count: int | None = None,
         until: int | None = None,
         among: NDArray[np.bool_] | None = None,
+        kinds: int = len(KINDS),
     ) -> Changed:
         """The last values with a sequence number above ``cursor``, in order of it.
 
@@ -112,14 +120,16 @@ class LatestTable:
             cursor: sequence number; 0 = all that is known.
             count: look at instruments 0..count-1 only (the directory's count: what lies beyond is empty).
             until: leave out what is newer than this sequence number.
-            among: only these, shape (2, capacity): by kind and instrument.
+            among: only these, shape (kinds, capacity): by kind and instrument.
+            kinds: of the first so many of :data:`KINDS` only.
 
         A row that the writer changes again and again during the copy is left out: what it changes to is newer than
         the head was at the call, so a reader who goes on from that head finds it next time.
         """
         count = self.capacity if count is None else min(count, self.capacity)
-        cell = np.flatnonzero(self._wanted(cursor, count, until, among))
-        cell += (cell >= count) * (self.capacity - count)  # the second kind's rows begin at the capacity
+        cell = np.flatnonzero(self._wanted(cursor, count, until, among, kinds))
+        if count < self.capacity:  # each kind's rows begin a capacity behind those of the one before
+            cell += cell // max(1, count) * (self.capacity - count)
         return self._take(cell, until)
 
     def of(self, kind: int, instruments: NDArray[np.integer[Any]]) -> Changed:

@@ -28,8 +28,8 @@ def screen(batch: Ticks, now_ns: int, instruments: int) -> tuple[NDArray[np.bool
 
     Returns which rows are good, shape (n,), None = all are; and what was refused, by reason. A row is refused for the
     first of these that holds: a time before 1970 or beyond tomorrow, an instrument that the directory does not have, a
-    kind that is neither quote nor trade, a price that is missing (both sides of a quote, the price of a trade) or
-    infinite, a size that is negative or infinite.
+    kind that is neither quote nor trade (bars are made here: no feed gives one), a price that is missing (both sides
+    of a quote, the price of a trade) or infinite, a size that is negative or infinite.
     """
     if _all_good(batch, now_ns, instruments):
         return None, {}

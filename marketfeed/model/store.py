@@ -8,9 +8,9 @@ from typing import NamedTuple
 import numpy as np
 
 from marketfeed.model.instruments import FEED, INSTRUMENT, InstrumentDirectory
-from marketfeed.model.latest import KINDS, LatestTable
+from marketfeed.model.latest import LatestTable
 from marketfeed.model.ring import Ring, Span
-from marketfeed.model.tick import TICK, Ticks
+from marketfeed.model.tick import KINDS, TICK, Ticks
 
 DEFAULT_TICKS = 1 << 20
 DEFAULT_INSTRUMENTS = 16_384

@@ -53,8 +53,11 @@ TRADE = 2
 BAR = 3
 #: ``kind``: a bar that was told before is now this, because a late trade belongs to it.
 UPDATED_BAR = 4
-#: Every kind. They follow one another: ``kind - KINDS[0]`` is the row of a kind in tables that have one for each.
-KINDS = (QUOTE, TRADE, BAR, UPDATED_BAR)
+#: The kinds of ticks: what feeds give.
+TICK_KINDS = (QUOTE, TRADE)
+#: Every kind of record, ticks first. They follow one another: ``kind - KINDS[0]`` is the row of a kind in tables that
+#: have a row for each.
+KINDS = (*TICK_KINDS, BAR, UPDATED_BAR)
 
 #: Same bytes as a TICK, opaque: numpy copies these several times faster than a record field by field.
 RAW = np.dtype(f"V{TICK.itemsize}")

@@ -17,14 +17,17 @@ from typing import TYPE_CHECKING, Any
 
 from tornado.netutil import bind_sockets
 
+from marketfeed.bars import BarStage
 from marketfeed.feed import FeedError
 from marketfeed.ingest import FeedRunner
+from marketfeed.model.bars import DEFAULT_SECONDS
 from marketfeed.model.clock import Clock, SystemClock
 from marketfeed.model.shared import SharedStore, ShareError
 from marketfeed.model.store import TickStore
 from marketfeed.server import admin
 from marketfeed.server.app import make_app
 from marketfeed.server.auth import authenticator
+from marketfeed.server.bar_driver import BarDriver
 from marketfeed.server.config import Config, ConfigError
 from marketfeed.server.driver import Driver
 from marketfeed.server.history.handlers import History
@@ -119,12 +122,13 @@ async def _serve_from(
     recorder = _recorder(store, config["record"]) if config["record"] else None
     hub = Hub(store, config["coalesce_ms"] / 1000, sender=best_sender())
     driver = Driver(hub, loop)
-    runners = []
-    for spec in config.feeds:
-        try:
-            runners.append(FeedRunner(spec.name, spec.build(), store, clock, driver.published))
-        except FeedError as error:
-            raise FeedError(f"feed {spec.name}: {error}") from None
+    bars = _bars(config, hub, driver, clock, loop)
+
+    def published() -> None:
+        driver.published()
+        bars.published()
+
+    runners = _runners(config, store, clock, published, bars.ended)
     limits = Limits(
         connections=_connections(config["max_connections"]),
         symbols=config["max_symbols"],
@@ -141,7 +145,7 @@ async def _serve_from(
     feeds = {runner.name: runner for runner in runners}
     app = make_app(
         gate,
-        lambda: _status(store, hub, gate, history, runners, recorder),
+        lambda: _status(store, hub, bars.stage, gate, history, runners, recorder),
         config["origin"],
         [*history_routes(history), *admin.routes(feeds)],
     )
@@ -169,7 +173,7 @@ async def _serve_from(
         recorder.start()
     async with asyncio.TaskGroup() as tasks:
         running = [tasks.create_task(runner.run()) for runner in runners]
-        running.append(tasks.create_task(_check(gate, store, clock)))
+        running.append(tasks.create_task(_check(gate, store, bars, clock)))
         host, port = sockets[0].getsockname()[:2]
         on_ready(f"{'https' if tls else 'http'}://{f'[{host}]' if ':' in host else host}:{port}")
         try:
@@ -185,6 +189,7 @@ async def _serve_from(
             server.stop()
             gate.close()
             await _drained(gate)
+            bars.close()
             driver.close()
             await server.close_all_connections()
             if recorder is not None:
@@ -213,11 +218,30 @@ def _tune_collector() -> None:
     gc.set_threshold(*_GC_THRESHOLD)
 
 
-async def _check(gate: Gate, store: TickStore, clock: Clock) -> None:
+def _bars(config: Config, hub: Hub, driver: Driver, clock: Clock, loop: asyncio.AbstractEventLoop) -> BarDriver:
+    always = (DEFAULT_SECONDS,) if config["minute_bars"] == "always" else ()
+    stage = BarStage(hub.store, clock, hub.bar_lengths, always)
+    return BarDriver(stage, hub.store.ring.capacity, loop, driver.published)
+
+
+def _runners(
+    config: Config, store: TickStore, clock: Clock, on_publish: Callable[[], None], on_end: Callable[[int], None]
+) -> list[FeedRunner]:
+    runners = []
+    for spec in config.feeds:
+        try:
+            runners.append(FeedRunner(spec.name, spec.build(), store, clock, on_publish, on_end=on_end))
+        except FeedError as error:
+            raise FeedError(f"feed {spec.name}: {error}") from None
+    return runners
+
+
+async def _check(gate: Gate, store: TickStore, bars: BarDriver, clock: Clock) -> None:
     while True:
         store.beat(clock.now_ns())
         await asyncio.sleep(_CHECK_SECONDS)
         gate.check()
+        bars.run()
 
 
 async def _drained(gate: Gate) -> None:
@@ -266,6 +290,7 @@ def _tls(config: Config) -> ssl.SSLContext | None:
 def _status(
     store: TickStore,
     hub: Hub,
+    stage: BarStage,
     gate: Gate,
     history: History,
     runners: Sequence[FeedRunner],
@@ -279,6 +304,7 @@ def _status(
         "instruments": len(store.directory),
         "connections": len(gate),
         "delivered": vars(hub.stats),
+        "bars": vars(stage.stats),
         "history": vars(history.pace.stats),
         "feeds": {runner.name: _feed_status(runner) for runner in runners},
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from math import ceil
 
@@ -10,7 +11,7 @@ from marketfeed.stream.encoding import ENCODINGS, Encoding
 from marketfeed.stream.frames import Framer
 from marketfeed.stream.lane import Group, Lane, Style, Subscriber
 from marketfeed.stream.session import Session
-from marketfeed.stream.subscription import Options, Rule, Selection, is_glob
+from marketfeed.stream.subscription import OfLength, Options, Rule, Selection, is_glob
 
 #: The slowest cadence there is.
 _LONGEST_SECONDS = 3600.0
@@ -28,6 +29,8 @@ class Groups:
         self._coalesce = coalesce
         self._lanes: dict[tuple[bool, float], Lane] = {}
         self._encodings: dict[tuple[str, bool, frozenset[str] | None], Encoding] = {}
+        #: length of bars, s -> how many groups want such
+        self.bar_lengths: Counter[int] = Counter()
         self._framers: dict[Style, Framer] = {}
 
     def lanes(self) -> list[Lane]:
@@ -171,6 +174,8 @@ class Groups:
     def _extend(self, group: Group, options: Options, selection: Selection) -> bool:
         """Have a group of one take more, where nobody else takes just that already."""
         groups = group.lane.groups
+        if selection.condition(options) != group.where:
+            return False
         rest = (options, group.encoding, group.link_type)
         old = group.selection
         if (selection, *rest) in groups or not group.lane.extend(group, selection):
@@ -196,8 +201,11 @@ class Groups:
         key = (selection, options, encoding, type(session.link))
         group = lane.groups.get(key)
         if group is None:
-            group = lane.groups[key] = Group(lane, selection, options.where, encoding, type(session.link))
+            condition = selection.condition(options)
+            group = lane.groups[key] = Group(lane, selection, condition, encoding, type(session.link))
             lane.add(group)
+            if isinstance(condition, OfLength):
+                self.bar_lengths[condition.seconds] += 1
         group.members += 1
         return group
 
@@ -208,3 +216,6 @@ class Groups:
             del lane.groups[group.selection, options, group.encoding, group.link_type]
             lane.remove(group)
             self._drop_empty_lane(lane)
+            if isinstance(group.where, OfLength):
+                self.bar_lengths[group.where.seconds] -= 1
+                self.bar_lengths += Counter()  # what nobody wants is gone

@@ -12,13 +12,14 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from marketfeed.model.bars import DEFAULT_SECONDS
 from marketfeed.model.clock import Clock, SystemClock
 from marketfeed.model.instruments import InstrumentDirectory
 from marketfeed.model.ring import Lost
 from marketfeed.model.store import TickStore
 from marketfeed.model.tick import QUOTE, RAW, TICK, Ticks
 from marketfeed.stream import protocol
-from marketfeed.stream.codes import CloseCode, ErrorCode, GapReason
+from marketfeed.stream.codes import CloseCode, ErrorCode, GapReason, ProtocolError
 from marketfeed.stream.encoding import EncodedTicks, Encoding
 from marketfeed.stream.frames import Frames
 from marketfeed.stream.groups import Groups
@@ -27,7 +28,7 @@ from marketfeed.stream.lane import FRAME_TICKS, Changes, Lane, Seats, Subscriber
 from marketfeed.stream.link import Sender, Took, no_wires
 from marketfeed.stream.positions import SCAN_TICKS, check_position, position_of_time
 from marketfeed.stream.session import Session
-from marketfeed.stream.subscription import Options, covering
+from marketfeed.stream.subscription import BARS, Options, covering
 
 log = logging.getLogger("marketfeed.hub")
 
@@ -35,6 +36,8 @@ log = logging.getLogger("marketfeed.hub")
 _FRAMES_AT_ONCE = 4
 #: So many sessions that are behind are served before the loop may do something else.
 _SERVED_AT_ONCE = 16
+#: Bars of so many lengths may be wanted at a time, by all sessions together: each costs for every trade.
+_BAR_LENGTHS = 16
 
 
 class Started(NamedTuple):
@@ -60,7 +63,7 @@ class Handover(NamedTuple):
     behind: int
     #: seconds on the hub's clock when a throttled one may have been given something last
     sent: float
-    #: which cells have been given up to ``reach`` tick by tick; shape (2, capacity) each
+    #: which cells have been given up to ``reach`` tick by tick; shape (kinds, capacity) each
     given: list[NDArray[np.bool_]]
 
 
@@ -107,6 +110,10 @@ class Hub:
     def directory(self) -> InstrumentDirectory:
         """The store's."""
         return self.store.directory
+
+    def bar_lengths(self) -> set[int]:
+        """Which lengths of bars somebody wants, s."""
+        return set(self._groups.bar_lengths)
 
     def encoding(self, name: str, with_feed: bool) -> Encoding:
         """The one instance of that encoding."""
@@ -408,10 +415,12 @@ class Hub:
             since: what came after this position or time (ns since the Unix epoch) first.
 
         Raises:
-            ProtocolError: the position is not one of this store's.
+            ProtocolError: the position is not one of this store's, or there are bars of too many lengths.
         """
         self._follow_directory()
         keys = list(keys)
+        if any(kind in BARS for kind, _ in keys):
+            self._check_length(options.bar_seconds)
         if isinstance(since, protocol.Position):
             check_position(self.store, since)
         anew = snapshot or since is not None
@@ -528,6 +537,14 @@ class Hub:
             self._groups.join(subscriber)
         self._want_service(session)
         return Started(position, gap=gap)
+
+    def _check_length(self, seconds: int) -> None:
+        lengths = self.bar_lengths() | {DEFAULT_SECONDS}
+        if seconds not in lengths and len(lengths) >= _BAR_LENGTHS:
+            raise ProtocolError(
+                ErrorCode.SYMBOL_LIMIT,
+                f"bar length limit exceeded: {_BAR_LENGTHS} at a time, now {', '.join(map(str, sorted(lengths)))} s",
+            )
 
     def _position(self, session: Session, keys: set[tuple[int, str]]) -> int:
         """The earliest position of those who have these keys."""

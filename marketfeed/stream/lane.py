@@ -13,12 +13,11 @@ from numpy.typing import NDArray
 from marketfeed.model.latest import Changed
 from marketfeed.model.ring import Lost
 from marketfeed.model.store import TickStore
-from marketfeed.model.tick import QUOTE, Ticks, empty_ticks
+from marketfeed.model.tick import QUOTE, TICK_KINDS, Ticks, empty_ticks
 from marketfeed.stream.encoding import Encoding
 from marketfeed.stream.link import NO_WIRE, Link
 from marketfeed.stream.routes import Routes
-from marketfeed.stream.subscription import CHANNELS, Options, Selection
-from marketfeed.stream.where import Where
+from marketfeed.stream.subscription import CHANNELS, Condition, Options, Selection
 
 if TYPE_CHECKING:
     from marketfeed.stream.session import Session
@@ -65,7 +64,7 @@ class Subscriber:
         self.until: int | None = None
         #: cells below this one have had their turn in that pass
         self.next_cell = 0
-        #: in that pass these have been given already, shape (2, capacity)
+        #: in that pass these have been given already, shape (kinds, capacity)
         self.given: NDArray[np.bool_] | None = None
         #: the newest that it has been given by itself
         self.top = 0
@@ -97,7 +96,7 @@ class Group:
     """
 
     def __init__(
-        self, lane: Lane, selection: Selection, where: Where | None, encoding: Encoding, link_type: type[Link]
+        self, lane: Lane, selection: Selection, where: Condition | None, encoding: Encoding, link_type: type[Link]
     ) -> None:
         self.lane = lane
         self.selection = selection
@@ -143,7 +142,7 @@ class Group:
         return self._wires
 
     def mask(self, store: TickStore) -> NDArray[np.bool_]:
-        """Which (kind, instrument) it takes, shape (2, capacity)."""
+        """Which (kind, instrument) it takes, shape (kinds, capacity)."""
         capacity = store.directory.capacity
         mask = np.zeros((len(CHANNELS), capacity), np.bool_)
         mask.reshape(-1)[list(self.cells)] = True
@@ -327,7 +326,8 @@ class Lane:
         self.begun = now
         if not self.every:
             # All at once: asked for again from frame to frame, a symbol that never rests would never have its turn.
-            self._rest = self._store.latest.since(self.cursor, len(self._store.directory))
+            # Bars are not throttled, so nobody here wants one.
+            self._rest = self._store.latest.since(self.cursor, len(self._store.directory), kinds=len(TICK_KINDS))
 
     def read(self) -> Changes:
         """What comes after the cursor, at most :data:`FRAME_TICKS`."""
@@ -403,7 +403,7 @@ class Lane:
 
     def _where_holds(self, wanted: Wanted, ticks: Ticks) -> Wanted | None:
         """Leave out what a group's condition does not hold for; each condition is asked once."""
-        held: dict[Where, NDArray[np.bool_]] = {}
+        held: dict[Condition, NDArray[np.bool_]] = {}
         keep = np.ones(len(wanted.order), np.bool_)
         for slot, begin, end in zip(wanted.slots.tolist(), wanted.bounds, wanted.bounds[1:], strict=False):
             group = self.seats.group(slot)

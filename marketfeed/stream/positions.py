@@ -30,7 +30,7 @@ def position_of_time(store: TickStore, mask: NDArray[np.bool_], time_ns: int) ->
     """The place before the first tick that is later than this; None = that one may be lost already.
 
     Args:
-        mask: of these (kind, instrument) only, shape (2, capacity).
+        mask: of these (kind, instrument) only, shape (kinds, capacity).
         time_ns: ns since the Unix epoch.
     """
     ring = store.ring

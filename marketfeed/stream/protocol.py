@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import msgspec
 
+from marketfeed.model.bars import DEFAULT_SECONDS, LONGEST_SECONDS, SHORTEST_SECONDS
 from marketfeed.model.instruments import InstrumentDirectory
 from marketfeed.stream.codes import ErrorCode, GapReason, ProtocolError
 from marketfeed.stream.encoding.fields import FIELDS, check_fields
@@ -39,17 +40,15 @@ class Auth(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="a
     token: str = ""
 
 
-NOT_SERVED = (
-    "bars", "updatedBars", "dailyBars", "statuses", "lulds", "corrections", "cancelErrors", "orderbooks",
-)  # fmt: skip
+NOT_SERVED = ("dailyBars", "statuses", "lulds", "corrections", "cancelErrors", "orderbooks")
 
 
 class _Symbols(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="action"):
     quotes: list[str] = []
     trades: list[str] = []
-    # Alpaca's other channels: clients name them all, empty where they want none.
     bars: list[str] = []
     updatedBars: list[str] = []
+    # Alpaca's other channels: clients name them all, empty where they want none.
     dailyBars: list[str] = []
     statuses: list[str] = []
     lulds: list[str] = []
@@ -87,20 +86,33 @@ class Subscribe(_Symbols, frozen=True, kw_only=True, forbid_unknown_fields=True,
     where: str | None = None
     fields: list[str] | None = None
     heartbeat: Annotated[float, msgspec.Meta(ge=0, le=3600)] | None = None
+    bar_seconds: Annotated[int, msgspec.Meta(ge=SHORTEST_SECONDS, le=LONGEST_SECONDS)] | None = None
 
     def options(self) -> Options:
         """How these symbols are wanted.
 
         Raises:
-            ProtocolError: the condition is none, or there is no such field.
+            ProtocolError: the condition is none, there is no such field, or an option that is not for these channels.
         """
+        bars = bool(self.bars or self.updatedBars)
+        if not bars and self.bar_seconds is not None:
+            raise ProtocolError(ErrorCode.SYNTAX, "bar_seconds is for bars and updatedBars, and none are named")
+        length = DEFAULT_SECONDS if self.bar_seconds is None else self.bar_seconds
+        if bars:
+            # A command's options are those of all its symbols: none is left out in silence.
+            for name in ("max_hz", "where"):
+                if getattr(self, name) is not None:
+                    raise ProtocolError(ErrorCode.SYNTAX, f"{name} is not for bars: ask for them in a command without")
+            if self.snapshot and length != DEFAULT_SECONDS:
+                text = f"there is a snapshot of bars of {DEFAULT_SECONDS} s only"
+                raise ProtocolError(ErrorCode.SYNTAX, text)
         try:
             where = None if self.where is None else Where.parse(self.where)
             fields = None if self.fields is None else check_fields(self.fields)
         except ValueError as error:
             raise ProtocolError(ErrorCode.SYNTAX, str(error)) from None
         # All of them are the same as none named, and shared with those who name none.
-        return Options(self.max_hz, where, None if fields == frozenset(FIELDS) else fields)
+        return Options(self.max_hz, where, None if fields == frozenset(FIELDS) else fields, length)
 
 
 class Unsubscribe(_Symbols, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="unsubscribe"):
@@ -159,12 +171,12 @@ def subscription(
 ) -> Message:
     """The answer to `subscribe` and `unsubscribe`: everything this connection now receives, and from where."""
     rules: dict[Options, Message] = {}
-    message: Message = {"T": "subscription", "trades": [], "quotes": [], "bars": []}
+    message: Message = {"T": "subscription", **{channel: [] for channel in CHANNELS}}
     names = {kind: channel for channel, kind in CHANNELS.items()}
     for (kind, pattern), options in state.items():
         message[names[kind]].append(pattern)
-        rule = rules.setdefault(options, {**{channel: [] for channel in CHANNELS}, **options.as_message()})
-        rule[names[kind]].append(pattern)
+        rule = rules.setdefault(options, {"quotes": [], "trades": [], **options.as_message()})
+        rule.setdefault(names[kind], []).append(pattern)
     message |= {"rules": list(rules.values()), "epoch": epoch, "seq": seq}
     if recovered is not None:
         message["recovered"] = recovered
@@ -200,4 +212,4 @@ def error(code: ErrorCode, text: str) -> Message:
 
 
 #: Every `T` that the server may send.
-MESSAGE_TYPES = ("success", "error", "subscription", "gap", "heartbeat", "instruments", "q", "t")
+MESSAGE_TYPES = ("success", "error", "subscription", "gap", "heartbeat", "instruments", "q", "t", "b", "u")

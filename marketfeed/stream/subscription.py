@@ -7,14 +7,20 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
+from marketfeed.model.bars import BAR_RECORD, DEFAULT_SECONDS
 from marketfeed.model.instruments import NAME_BYTES, InstrumentDirectory
-from marketfeed.model.tick import QUOTE, TRADE
+from marketfeed.model.tick import BAR, QUOTE, TRADE, UPDATED_BAR, Ticks
 from marketfeed.stream.where import Where
 
-#: Name of each channel on the wire -> kind of tick.
-CHANNELS = {"quotes": QUOTE, "trades": TRADE}
+#: Name of each channel on the wire -> kind of record.
+CHANNELS = {"quotes": QUOTE, "trades": TRADE, "bars": BAR, "updatedBars": UPDATED_BAR}
+#: The kinds that are bars.
+BARS = frozenset((BAR, UPDATED_BAR))
 
 #: feed name, colon, symbol
 _PATTERN_BYTES = 2 * NAME_BYTES + 1
@@ -30,6 +36,8 @@ class Options:
     where: Where | None = None
     #: only these keys of a message, and those that it always has; None = all
     fields: frozenset[str] | None = None
+    #: of bars: only those of this length, s
+    bar_seconds: int = DEFAULT_SECONDS
 
     def as_message(self) -> dict[str, Any]:
         """Those that were given, as in the `subscribe` command; the condition in its canonical form."""
@@ -40,6 +48,8 @@ class Options:
             given["where"] = self.where.canonical
         if self.fields is not None:
             given["fields"] = sorted(self.fields)
+        if self.bar_seconds != DEFAULT_SECONDS:
+            given["bar_seconds"] = self.bar_seconds
         return given
 
 
@@ -49,6 +59,25 @@ class Rule(NamedTuple):
     kind: int
     pattern: str
     take: bool
+
+
+class Condition(Protocol):
+    """Says which of the records that a group's selection takes it wants. Equal ones are equal, and hash so."""
+
+    def holds(self, ticks: Ticks) -> NDArray[np.bool_]:
+        """For which of these, shape (n,), TICK, it is true: shape (n,)."""
+
+
+@dataclass(frozen=True)
+class OfLength:
+    """Bars of one length; of what is no bar, everything."""
+
+    seconds: int
+
+    def holds(self, ticks: Ticks) -> NDArray[np.bool_]:
+        """For which of these, shape (n,), TICK, it is true: shape (n,)."""
+        mine: NDArray[np.bool_] = (ticks["kind"] < BAR) | (ticks.view(BAR_RECORD)["seconds"] == self.seconds)
+        return mine
 
 
 def check_pattern(pattern: str) -> None:
@@ -139,6 +168,12 @@ class Selection:
         """Whether it takes every instrument of its feed (or of all feeds), whatever its name."""
         takes = [*self._exact[kind].values(), *(take for _, take in self._globs[kind])]
         return all(takes) and ("*", True) in self._globs[kind]
+
+    def condition(self, options: Options) -> Condition | None:
+        """What must hold for a record besides: None = nothing."""
+        if any(rule.kind in BARS for rule in self.rules):
+            return OfLength(options.bar_seconds)
+        return options.where
 
     def names(self) -> set[str]:
         """The plain symbols in it."""

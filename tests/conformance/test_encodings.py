@@ -18,7 +18,8 @@ import orjson
 import pytest
 from hypothesis import example, given
 
-from marketfeed.model import QUOTE, TRADE, empty_ticks
+from marketfeed.model import BAR, QUOTE, TICK, TRADE, UPDATED_BAR, empty_ticks
+from marketfeed.model.bars import FROM_QUOTES, empty_bars
 from marketfeed.model.instruments import InstrumentDirectory, check_name
 from marketfeed.model.tick import Ticks
 from marketfeed.stream import protocol
@@ -27,13 +28,16 @@ from marketfeed.stream.encoding import ENCODINGS, FIELDS, Encoding, check_fields
 from marketfeed.stream.encoding.fields import ALWAYS
 from marketfeed.stream.subscription import Options
 
+#: The numbers of a bar, as they follow one another in a record.
+BAR_KEYS = ("o", "h", "l", "c", "vw", "v")
+TICKS_AND_BARS = ("q", "t", "b", "u")
 _T = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}Z", re.ASCII)
 
 
 def read_json(payload: bytes, directory: InstrumentDirectory) -> list[dict[str, Any]]:
     messages = orjson.loads(payload)
     for message in messages:
-        if message["T"] in ("q", "t") and "t" in message:
+        if message["T"] in TICKS_AND_BARS and "t" in message:
             assert _T.fullmatch(message["t"]), message
             second, fraction = message["t"][:-1].split(".")
             since = datetime.datetime.fromisoformat(second) - datetime.datetime(1970, 1, 1)
@@ -44,7 +48,7 @@ def read_json(payload: bytes, directory: InstrumentDirectory) -> list[dict[str, 
 def read_msgpack(payload: bytes, directory: InstrumentDirectory) -> list[dict[str, Any]]:
     messages = msgpack.unpackb(payload)
     for message in messages:
-        if message["T"] in ("q", "t") and "t" in message:
+        if message["T"] in TICKS_AND_BARS and "t" in message:
             assert type(message["t"]) is msgpack.Timestamp, message
             message["t"] = message["t"].to_unix_nano()
     return messages
@@ -57,8 +61,14 @@ def read_binary(payload: bytes, directory: InstrumentDirectory) -> list[dict[str
     assert len(payload) == begin + count * length
     messages = []
     for at in range(begin, len(payload), length):
-        seq, time, _, _, instrument, _, kind, _, *numbers = struct.unpack_from("<QqqQIHBB6d", payload, at)
+        seq, time, _, n, sec, instrument, _, kind, flags, *numbers = struct.unpack_from("<QqqIIIHBB6d", payload, at)
         feed, symbol = directory.feeds()[directory.feed_of()[instrument]], directory.symbols()[instrument]
+        if kind >= BAR:
+            message = {"T": "bu"[kind - BAR], "S": symbol, **dict(zip(BAR_KEYS, numbers, strict=True)), "n": n}
+            message |= {"t": time, "seq": seq, "f": feed}
+            message |= {"sec": sec} if sec != 60 else {}
+            messages.append(message | ({"from": "quotes"} if flags & 1 else {}))
+            continue
         names = ("bp", "bs", "ap", "as") if kind == QUOTE else ("p", "s")
         values = zip(names, numbers[:4] if kind == QUOTE else numbers[4:], strict=True)
         messages.append({"T": "qt"[kind - QUOTE], "S": symbol, **dict(values), "t": time, "seq": seq, "f": feed})
@@ -289,6 +299,66 @@ def test_what_is_sent_as_text_is_text_and_what_is_sent_as_binary_is_not(name):
                 frame.decode()
 
 
+# ---- bars --------------------------------------------------------------------------------------------------------
+
+BARS = st.tuples(
+    st.integers(0, 4),
+    st.sampled_from([BAR, UPDATED_BAR]),
+    TIMES,
+    SEQS,
+    st.lists(NUMBERS, min_size=6, max_size=6),
+    st.integers(0, (1 << 32) - 1),
+    st.sampled_from([60, 1, 3600]),
+    st.sampled_from([0, FROM_QUOTES]),
+)
+BarMade = tuple[int, int, int, int, list[float], int, int, int]
+SOME_FIELDS = st.none() | st.frozensets(st.sampled_from(FIELDS))
+
+
+def bar_rows(made: list[BarMade], feed_of: list[int]) -> tuple[Ticks, np.ndarray]:
+    rows = empty_bars(len(made))
+    for row, (instrument, kind, time, _, numbers, count, seconds, flags) in zip(rows, made, strict=True):
+        row["instrument"], row["feed"], row["kind"], row["ts_event"] = instrument, feed_of[instrument], kind, time
+        row["open"], row["high"], row["low"], row["close"], row["vwap"], row["volume"] = numbers
+        row["count"], row["seconds"], row["flags"] = count, seconds, flags
+    return rows.view(TICK), np.array([bar[3] for bar in made], np.uint64)
+
+
+def expected_bar(bar: BarMade, instruments: list[tuple[str, str]], with_feed: bool, missing: float) -> dict[str, Any]:
+    instrument, kind, time, seq, numbers, count, seconds, flags = bar
+    feed, symbol = instruments[instrument]
+    message: dict[str, Any] = {"T": "u" if kind == UPDATED_BAR else "b", "S": symbol}
+    message |= {key: missing if math.isnan(n) else n for key, n in zip(BAR_KEYS, numbers, strict=True)}
+    message |= {"n": count, "t": time, "seq": seq}
+    message |= {"sec": seconds} if seconds != 60 else {}
+    message |= {"from": "quotes"} if flags else {}
+    return {**message, "f": feed} if with_feed else message
+
+
+@every_encoding
+@with_and_without_feed
+@given(INSTRUMENTS, st.lists(BARS, max_size=6), st.lists(TICKS, max_size=6), SOME_FIELDS)
+def test_bars_say_what_was_put_in_alone_and_among_ticks(name, with_feed, instruments, bars, ticks, fields):
+    directory, reader = directory_of(instruments), READERS[name]
+    fields = None if ENCODINGS[name].RECORDS else fields
+    encoding = ENCODINGS[name](directory, with_feed, fields)
+    keys = set(FIELDS if fields is None else fields) | {*ALWAYS, "sec", "from"}
+    parts = bar_rows(bars, directory.feed_of()), rows_of(ticks, directory.feed_of())
+    rows, seqs = np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
+    rows.flags.writeable = False
+    tells_feed = with_feed or not reader.tells_feed
+    expected = [expected_bar(bar, instruments, tells_feed, reader.missing) for bar in bars]
+    expected += [expected_of(name, tick, instruments, with_feed) for tick in ticks]
+    expected = [dict(sorted((key, value) for key, value in message.items() if key in keys)) for message in expected]
+
+    def read(frame):
+        return told([dict(sorted(message.items())) for message in reader.ticks(frame, directory)])
+
+    assert read(encoding.ticks(rows, seqs).frame()) == told(expected)
+    mixed = np.arange(len(rows))[::-1]
+    assert read(encoding.ticks(rows[mixed], seqs[mixed]).frame()) == told(expected)[::-1]
+
+
 # ---- fields ------------------------------------------------------------------------------------------------------
 
 FIELD_SETS = st.frozensets(st.sampled_from(FIELDS))
@@ -380,7 +450,9 @@ def test_fields_are_known_keys_of_ticks():
 
 @pytest.mark.parametrize("name", ["", "bid", "BP", "x" * 10_000, "\ud800", "\n"])
 def test_an_unknown_field_is_refused_with_the_known_ones(name):
-    with pytest.raises(ValueError, match=r"^unknown field '.*': there are bp, bs, ap, as, p, s, t; always ") as refused:
+    with pytest.raises(
+        ValueError, match=r"^unknown field '.*': there are bp, bs, ap, as, p, s, t, o, h, l, c, v, n, vw; always "
+    ) as refused:
         check_fields(["bp", name])
     assert len(str(refused.value)) < 200
     assert str(refused.value).isprintable()

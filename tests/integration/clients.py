@@ -1,9 +1,10 @@
 """What the tests of the client share."""
 
 import asyncio
+import contextlib
 import random
 import socket
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import marketfeed
@@ -42,6 +43,20 @@ async def until(feed: marketfeed.client.Feed, seq: int) -> list[Message]:
         if isinstance(message, Quote | Trade) and message.seq >= seq:
             return messages
     raise AssertionError(f"the feed ended before {seq}")
+
+
+@contextlib.asynccontextmanager
+async def alpaca_running(stream: Any) -> AsyncIterator[None]:
+    """alpaca-py's stream, while it runs."""
+    running = asyncio.create_task(stream._run_forever())
+    try:
+        async with asyncio.timeout(BOUND):
+            yield
+    finally:
+        await stream.stop_ws()
+        await stream.close()
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
 
 
 def free_port() -> int:

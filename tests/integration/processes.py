@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
+#: With these options a server whose clients want no bars numbers nothing but its feeds' ticks.
+TICKS_ONLY = ("--minute-bars", "wanted")
 #: Seconds that anything may take before a test is given up.
 BOUND = 30.0
 

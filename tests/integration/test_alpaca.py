@@ -8,7 +8,8 @@ import datetime
 from alpaca.data.live import StockDataStream
 from alpaca.data.models import Quote, Trade
 
-from tests.integration.processes import BOUND, server
+from tests.integration.clients import alpaca_running
+from tests.integration.processes import server
 from tests.realdata import DATA, needs_data
 
 
@@ -32,15 +33,8 @@ async def gather(url: str, quotes: int, trades: int) -> tuple[list[Quote], list[
 
     stream.subscribe_quotes(on_quote, "IBM")
     stream.subscribe_trades(on_trade, "IBM")
-    running = asyncio.create_task(stream._run_forever())
-    try:
-        async with asyncio.timeout(BOUND):
-            await enough.wait()
-    finally:
-        await stream.stop_ws()
-        await stream.close()
-        running.cancel()
-        await asyncio.gather(running, return_exceptions=True)
+    async with alpaca_running(stream):
+        await enough.wait()
     return got
 
 

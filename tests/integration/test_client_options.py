@@ -10,7 +10,7 @@ import pytest
 import marketfeed
 from marketfeed.client import CommandError, Gap, Heartbeat, Position, Quote, Trade
 from tests.integration.clients import quickly, run, seqs, until
-from tests.integration.processes import Proxy, server, stream_of
+from tests.integration.processes import TICKS_ONLY, Proxy, server, stream_of
 
 CONDITION = "spread_bps < 5 and (bid_size >= 500 or ask_size > 800)"
 
@@ -83,7 +83,7 @@ def test_fields_leave_the_others_out() -> None:
             assert (bool(quote.symbol), quote.seq > 2000, quote.time, quote.t) == (True, True, "", 0)
             assert all(map(math.isnan, (quote.bid, quote.bid_size, quote.ask, quote.ask_size)))
 
-    with server("--feed", "sim?symbols=20&rate=10000&seed=3") as address:
+    with server(*TICKS_ONLY, "--feed", "sim?symbols=20&rate=10000&seed=3") as address:
         run(lambda: main(stream_of(address)))
 
 

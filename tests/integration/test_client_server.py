@@ -8,7 +8,7 @@ import pytest
 import marketfeed
 from marketfeed.client import CommandError, ConnectionRefused, Gap, Message, Position, Quote, Trade
 from tests.integration.clients import free_port, quickly, run, seqs, until
-from tests.integration.processes import Proxy, server, stream_of
+from tests.integration.processes import TICKS_ONLY, Proxy, server, stream_of
 from tests.realdata import DATA, needs_data
 
 
@@ -34,7 +34,7 @@ def test_ticks_before_since_then_live_have_no_seam() -> None:
             assert told.recovered is True
             assert seqs(await until(feed, 5000)) == list(range(1, 5001))
 
-    with server("--feed", "sim?symbols=20&rate=5000&seed=3") as address:
+    with server(*TICKS_ONLY, "--feed", "sim?symbols=20&rate=5000&seed=3") as address:
         run(lambda: main(stream_of(address)))
 
 
@@ -106,7 +106,7 @@ def test_a_new_life_of_the_server_is_told_and_followed() -> None:
                 feed = await stack.enter_async_context(quickly(stream_of(address)))
                 told = await feed.subscribe(quotes=["*"], trades=["*"])
                 await feed.take()
-            with server("--feed", "sim?symbols=5&rate=1000", at=port):
+            with server(*TICKS_ONLY, "--feed", "sim?symbols=5&rate=1000", at=port):
                 messages: list[Message] = []
                 while not any(isinstance(message, Gap) for message in messages):
                     messages = await feed.take()
@@ -138,7 +138,7 @@ def test_a_stalled_consumer_is_told_exactly_what_it_lost() -> None:
                         assert message.seq == head + 1
                         head = message.seq
 
-    with server("--feed", "sim?symbols=50&rate=100000", "--ring-ticks", "16384") as address:
+    with server(*TICKS_ONLY, "--feed", "sim?symbols=50&rate=100000", "--ring-ticks", "16384") as address:
         run(lambda: main(stream_of(address)))
 
 
@@ -164,5 +164,5 @@ def test_twenty_cuts_during_a_replay_of_real_ticks_lose_and_repeat_nothing() -> 
             assert got == list(range(1, rows + 1))
 
     path = DATA / "lean/equity/usa/tick/bac/20131007_quote.zip"
-    with server("--feed", f"replay:{path}?speed=max") as address:
+    with server(*TICKS_ONLY, "--feed", f"replay:{path}?speed=max") as address:
         run(lambda: main(address))

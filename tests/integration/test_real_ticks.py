@@ -15,7 +15,7 @@ from zoneinfo import ZoneInfo
 import pytest
 from websockets.asyncio.client import connect
 
-from tests.integration.processes import server, stream_of
+from tests.integration.processes import TICKS_ONLY, server, stream_of
 from tests.realdata import DATA, needs_data
 
 pytestmark = needs_data
@@ -96,7 +96,7 @@ def test_what_arrives_and_what_is_told_as_a_gap_is_the_whole_file(path, speed, e
                         gaps.append((message["from"], message["to"]))
         return quotes, gaps, trades
 
-    with server("--feed", f"replay:{DATA / path}?speed={speed}") as address:
+    with server(*TICKS_ONLY, "--feed", f"replay:{DATA / path}?speed={speed}") as address:
         quotes, gaps, trades = asyncio.run(take_all(stream_of(address)))
 
     rows = list(expected())

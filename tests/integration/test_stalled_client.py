@@ -9,7 +9,7 @@ from pathlib import Path
 
 from websockets.asyncio.client import connect
 
-from tests.integration.processes import process, stream_of
+from tests.integration.processes import TICKS_ONLY, process, stream_of
 
 HEALTHY = 3
 TICKS = 10_000
@@ -61,7 +61,15 @@ class Reader:
 
 
 def test_a_stalled_client_costs_the_others_nothing_and_is_told_what_it_lost():
-    arguments = ["--feed", f"sim?symbols=50&rate={TICKS}", "--ring-ticks", str(RING), "--log-level", "warning"]
+    arguments = [
+        *TICKS_ONLY,
+        "--feed",
+        f"sim?symbols=50&rate={TICKS}",
+        "--ring-ticks",
+        str(RING),
+        "--log-level",
+        "warning",
+    ]
     with process("-m", "marketfeed", "serve", "--port", "0", *arguments) as running:
         url = stream_of(running.stdout.readline().split()[-1])
 

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from tests.integration.clients import HELLO, free_port, reply
-from tests.integration.processes import BOUND, ROOT, fake, process, server, stream_of
+from tests.integration.processes import BOUND, ROOT, TICKS_ONLY, fake, process, server, stream_of
 
 TAIL = [sys.executable, "-W", "error", "-m", "marketfeed", "tail"]
 
@@ -46,7 +46,7 @@ def test_a_pipe_gets_one_message_a_line_with_the_keys_of_the_wire() -> None:
 
 
 def test_without_symbols_it_takes_all_quotes_and_trades() -> None:
-    with server("--feed", "sim?symbols=20&rate=2000") as address:
+    with server(*TICKS_ONLY, "--feed", "sim?symbols=20&rate=2000") as address:
         done = tail(stream_of(address), "--count", "500", "--since", "0")
     messages = [json.loads(line) for line in done.stdout.splitlines()]
     assert [message["seq"] for message in messages] == list(range(1, 501))
@@ -255,3 +255,12 @@ def test_a_terminal_may_have_lines_too() -> None:
     with fake(script) as there, terminal(there.url, "--json", "--count", "2") as screen:
         screen.until(r'"seq":1[\s\S]*"seq":2')
         assert screen.process.wait(BOUND) == 0
+
+
+def test_bars_are_lines_too() -> None:
+    with server("--feed", "sim?symbols=3&rate=2000") as address:
+        done = tail(stream_of(address), "--bars", "*", "--bar-seconds", "1", "--count", "6")
+    assert (done.returncode, done.stderr) == (0, "")
+    messages = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [(message["T"], message["sec"], message["f"]) for message in messages] == [("b", 1, "sim")] * 6
+    assert all(message["l"] <= message["vw"] <= message["h"] and message["n"] > 0 for message in messages)

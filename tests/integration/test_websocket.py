@@ -16,7 +16,7 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from tests.integration.processes import BOUND, ROOT, certificate, server, status, stream_of
+from tests.integration.processes import BOUND, ROOT, TICKS_ONLY, certificate, server, status, stream_of
 
 SIM = "sim?symbols=20&rate=500&seed=3"
 
@@ -87,7 +87,7 @@ def test_whatever_a_client_sends_it_is_told_what_is_wrong_and_keeps_its_connecti
         '{"action":"subscribe","quotes":["A"],"max_hz":0}': "max_hz",
         '{"action":"subscribe","quotes":["A"],"max_hz":"4"}': "max_hz",
         '{"action":"subscribe","quotes":["A"],"colour":1}': "colour",
-        '{"action":"subscribe","quotes":["A"],"bars":["A"]}': "not served",
+        '{"action":"subscribe","quotes":["A"],"dailyBars":["A"]}': "not served",
         '{"action":"subscribe","quotes":["A"],"since":"yesterday"}': "RFC 3339",
         '{"action":"subscribe","quotes":["A"],"since":"2024-13-01T00:00:00Z"}': "RFC 3339",
         '{"action":"subscribe","quotes":["A"],"since":{"seq":5}}': "epoch",
@@ -320,7 +320,7 @@ def test_a_configuration_file_says_the_same_as_the_command_line(tmp_path):
 
 def test_over_tls_every_tick_arrives(tmp_path):
     made, key = certificate(tmp_path)
-    with server("--feed", SIM, "--certfile", str(made), "--keyfile", str(key)) as address:
+    with server(*TICKS_ONLY, "--feed", SIM, "--certfile", str(made), "--keyfile", str(key)) as address:
 
         async def conversation():
             context = ssl.create_default_context(cafile=made)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from marketfeed.model.bars import BAR_ROW
 from marketfeed.model.tick import RECORD
 from marketfeed.stream.codes import CloseCode, ErrorCode, GapReason
 from marketfeed.stream.encoding.binary import HEADER
@@ -46,9 +47,15 @@ def test_every_option_of_subscribe_has_a_row(option):
 def test_the_layout_of_records_is_the_documented_one():
     section = PROTOCOL.partition("\n## Records\n")[2].partition("\n## ")[0]
     row = re.compile(r"^\| (\d+) \| (\w+)(?: bytes)? \| (?:`(\w+)`)?", re.MULTILINE)
-    header, record = (row.findall(table) for table in section.split("|---|---|---|")[1:])
+    header, record, bar = (row.findall(table) for table in section.split("|---|---|---|")[1:])
     assert [(name, int(offset), kind) for offset, kind, name in record] == [
         (name, RECORD.fields[name][1], RECORD[name].str.strip("<|")) for name in RECORD.names
+    ]
+    # Of a bar those that are not as in a tick.
+    assert [(name, int(offset), kind) for offset, kind, name in bar] == [
+        (name, BAR_ROW.fields[name][1], BAR_ROW[name].str.strip("<|"))
+        for name in BAR_ROW.names
+        if name not in RECORD.names or name == "flags"
     ]
     assert RECORD.itemsize == 88
     assert f"record: {RECORD.itemsize}" in section

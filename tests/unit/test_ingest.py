@@ -282,6 +282,38 @@ def test_a_feed_that_ran_for_a_while_starts_its_pauses_anew() -> None:
     assert [wait for wait, state in zip(run.waits, run.states, strict=True) if state == "backing off"] == [0.5, 0.5]
 
 
+def test_where_a_feeds_time_ends_is_told_after_its_last_tick() -> None:
+    class TwiceFeed(ListFeed):
+        """Plays again after its second poll."""
+
+        def poll(self, now_ns: int) -> Poll:
+            if self.polls == 2:
+                self.context.rewound()
+            return super().poll(now_ns)
+
+    store = TickStore.create(64, 4)
+    store.directory.add_feed("another")
+    ends: list[tuple[int, int]] = []
+
+    async def main() -> None:
+        async def sleep(seconds: float) -> None:
+            pass
+
+        runner = FeedRunner(
+            "f",
+            TwiceFeed("A", {"polls": 4}),
+            store,
+            ManualClock(START),
+            lambda: None,
+            on_end=lambda feed: ends.append((feed, store.ring.head)),
+            sleep=sleep,
+        )
+        await runner.run()
+
+    asyncio.run(asyncio.wait_for(main(), 10))
+    assert ends == [(1, 2), (1, 4)]
+
+
 def test_a_cancelled_runner_stops_and_its_feed_can_be_closed() -> None:
     feed = ListFeed("A", {"polls": 10})
 

@@ -24,6 +24,7 @@ IO_MODULES = {
 PURE = (
     "marketfeed.model",
     "marketfeed.stream",
+    "marketfeed.bars",
     "marketfeed.client.session",
     "marketfeed.transports.rfc6455",
     "marketfeed.transports.rfc7692",
@@ -115,6 +116,7 @@ def test_the_rooms_are_there_to_be_looked_at() -> None:
         ("marketfeed.stream.hub", "import marketfeed.server.app", ["marketfeed.server.app"]),
         ("marketfeed.stream.hub", "import marketfeed.ingest", ["marketfeed.ingest"]),
         ("marketfeed.stream.hub", "import selectors, ssl", ["selectors", "ssl"]),
+        ("marketfeed.bars", "import asyncio", ["asyncio"]),
         ("marketfeed.client.session", "import asyncio", ["asyncio"]),
         ("marketfeed.server.history.scan", "import asyncio", ["asyncio"]),
         ("marketfeed.server.history.handlers", "import asyncio, tornado.web", []),

@@ -10,7 +10,8 @@ import orjson
 from numpy.typing import NDArray
 
 from marketfeed.model.instruments import InstrumentDirectory
-from marketfeed.model.tick import QUOTE, TRADE, Ticks
+from marketfeed.model.tick import BAR, QUOTE, TRADE, Ticks
+from marketfeed.stream.encoding.bars import bar_messages
 from marketfeed.stream.encoding.fields import QUOTE_FIELDS, TRADE_FIELDS
 from marketfeed.stream.encoding.pieces import Layout, Pieces
 from marketfeed.stream.encoding.rfc3339 import SecondTexts
@@ -52,6 +53,7 @@ class JsonEncoding:
     def __init__(self, directory: InstrumentDirectory, with_feed: bool, fields: frozenset[str] | None = None) -> None:
         self._directory = directory
         self.with_feed = with_feed
+        self._fields = fields
         self._some: dict[int, _Some] | None = None
         if fields is not None:
             self._some = {
@@ -65,7 +67,15 @@ class JsonEncoding:
         self._seconds = SecondTexts()
 
     def ticks(self, rows: Ticks, seqs: NDArray[np.uint64]) -> Pieces:
-        return Pieces(self._objects(rows, seqs), _ARRAY)
+        kinds = rows["kind"]
+        if not len(rows) or kinds.max() < BAR:
+            return Pieces(self._objects(rows, seqs), _ARRAY)
+        pieces: list[bytes] = [b""] * len(rows)
+        for mine, encode in ((kinds < BAR, self._objects), (kinds >= BAR, self._bars)):
+            places = mine.nonzero()[0]
+            for i, piece in zip(places.tolist(), encode(rows[places], seqs[places]), strict=True):
+                pieces[i] = piece
+        return Pieces(pieces, _ARRAY)
 
     def _objects(self, rows: Ticks, seqs: NDArray[np.uint64]) -> list[bytes]:
         if self._some is not None:
@@ -89,6 +99,13 @@ class JsonEncoding:
                 strict=False,
             )
         ]
+
+    def _bars(self, rows: Ticks, seqs: NDArray[np.uint64]) -> list[bytes]:
+        messages = bar_messages(rows, seqs, self._directory, self.with_feed, self._fields)
+        for message, second, ns in zip(messages, *self._seconds.split(rows["ts_event"]), strict=True):
+            if "t" in message:
+                message["t"] = f"{second}{ns:09d}Z"
+        return [orjson.dumps(message) for message in messages]
 
     def _with_some(self, some: dict[int, _Some], rows: Ticks, seqs: NDArray[np.uint64]) -> list[bytes]:
         """Keeps nothing by instrument: there may be many encodings with different fields."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -10,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from marketfeed.model.instruments import InstrumentDirectory
-from marketfeed.model.tick import QUOTE, TRADE, Ticks
+from marketfeed.model.tick import BAR, QUOTE, TRADE, Ticks
+from marketfeed.stream.encoding.bars import bar_messages
 from marketfeed.stream.encoding.fields import FIELDS, QUOTE_FIELDS, TRADE_FIELDS
 from marketfeed.stream.encoding.pieces import Layout, Pieces
 
@@ -72,6 +74,7 @@ class MsgpackEncoding:
     def __init__(self, directory: InstrumentDirectory, with_feed: bool, fields: frozenset[str] | None = None) -> None:
         self._directory = directory
         self.with_feed = with_feed
+        self._fields = fields
         self._kinds = _kinds(frozenset(FIELDS) if fields is None else fields)
         # By instrument id: how its messages begin. Grows with the directory, which is bounded. Encodings with fields
         # may be many, so they keep none.
@@ -101,7 +104,19 @@ class MsgpackEncoding:
                 heads = dict(zip(distinct, self._begin(how, distinct), strict=True))
             for n, (i, instrument) in enumerate(zip(of_kind.tolist(), ids, strict=True)):
                 pieces[i] = heads[instrument] + packed[n * length : (n + 1) * length]
+        bars = (rows["kind"] >= BAR).nonzero()[0]
+        if len(bars):
+            for i, piece in zip(bars.tolist(), self._bars(rows[bars], seqs[bars]), strict=True):
+                pieces[i] = piece
         return Pieces(pieces, _ARRAY)
+
+    def _bars(self, rows: Ticks, seqs: NDArray[np.uint64]) -> list[bytes]:
+        messages = bar_messages(rows, seqs, self._directory, self.with_feed, self._fields)
+        for message in messages:
+            if "t" in message:
+                seconds, ns = divmod(message["t"], _SECOND_NS)
+                message["t"] = msgspec.msgpack.Ext(-1, struct.pack("!Iq", ns, seconds))
+        return [msgspec.msgpack.encode(message) for message in messages]
 
     def _follow(self) -> None:
         count = len(self._directory)

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from marketfeed.client.errors import CommandError
 from marketfeed.client.inbox import Item
-from marketfeed.client.messages import Quote, Subscription, Trade
+from marketfeed.client.messages import Numbered, Subscription
 from marketfeed.client.session import Session
 from marketfeed.model import QUOTE, InstrumentDirectory, empty_ticks
 from marketfeed.model.tick import Ticks
@@ -75,12 +75,17 @@ def trade(symbol: str, seq: int) -> dict[str, Any]:
     return {"T": "t", "S": symbol, "p": 1, "s": 1, "t": "2024-01-01T00:00:00Z", "seq": seq}
 
 
+def bar(symbol: str, seq: int, kind: str = "b", **more: Any) -> dict[str, Any]:
+    numbers = {"o": 1, "h": 3, "l": 0.5, "c": 2, "v": 10, "n": 4, "vw": 1.5}
+    return {"T": kind, "S": symbol, **numbers, "t": "2024-01-01T00:00:00Z", "seq": seq, **more}
+
+
 def heartbeat(seq: int, epoch: int = 5) -> dict[str, Any]:
     return {"T": "heartbeat", "epoch": epoch, "seq": seq, "t": "2024-01-01T00:00:00.000000+00:00"}
 
 
 def seqs(messages: list[Item]) -> list[int]:
-    return [m.seq for m in messages if isinstance(m, Quote | Trade)]
+    return [m.seq for m in messages if isinstance(m, Numbered)]
 
 
 #: What `instruments` tells for the ids of :func:`records`.

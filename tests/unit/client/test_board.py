@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from marketfeed.client.board import Board
-from marketfeed.client.messages import Gap, Quote, Trade
+from marketfeed.client.messages import Bar, Gap, Quote, Trade
 from marketfeed.client.state import State, StateChange
 
 TIME = "2013-10-07T13:30:00.123456789Z"
@@ -72,6 +72,14 @@ def test_the_feed_is_shown_where_there_are_several() -> None:
     lines = draw(board)
     assert lines[0].split()[:2] == ["symbol", "feed"]
     assert [line.split()[:2] for line in lines[1:3]] == [["A", "x"], ["A", "y"]]
+
+
+def test_a_bar_shows_its_close_and_volume() -> None:
+    board = Board(URL, 0.0)
+    board.add([Bar("A", 10.0, 12.0, 9.0, 11.5, 700.0, 3, 11.0, "2013-10-07T13:30:00.000000000Z", 5)], 1.0)
+    row = draw(board, width=140)[1]
+    assert "11.50" in row
+    assert "700" in row
 
 
 def test_what_rose_is_green_what_fell_is_red_for_a_moment() -> None:

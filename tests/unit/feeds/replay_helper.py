@@ -20,6 +20,7 @@ class Context:
         self.symbols: list[str] = []
         self.refused: Counter[str] = Counter()
         self.examples: dict[str, str] = {}
+        self.rewinds = 0
         self._room = room
 
     def instrument(self, symbol: str) -> int | None:
@@ -33,6 +34,9 @@ class Context:
     def refuse(self, reason: str, count: int = 1, example: str = "") -> None:
         self.refused[reason] += count
         self.examples.setdefault(reason, example)
+
+    def rewound(self) -> None:
+        self.rewinds += 1
 
 
 class Taking:

@@ -151,6 +151,20 @@ def test_a_loop_goes_on_at_the_same_pace_and_keeps_the_recorded_times(tmp_path: 
     assert when == list(range(9))
 
 
+def test_whoever_takes_the_ticks_is_told_when_they_begin_again(tmp_path: Path) -> None:
+    context = Context()
+    feed = replay(write(tmp_path / "a.csv", 0, 1, 2), loop="true")
+    feed.open(context, NOW)
+    given = 0
+    while given < 8:
+        batch, _ = feed.poll(NOW)
+        if len(batch):
+            assert context.rewinds == given // 3
+        given += len(batch)
+    feed.open(context, NOW)  # after a failure it begins again too
+    assert context.rewinds == 3
+
+
 def test_a_loop_of_one_tick_repeats_it_once_a_second(tmp_path: Path) -> None:
     feed = replay(write(tmp_path / "a.csv", 5), speed="1", loop="yes")
     feed.open(Context(), NOW)

@@ -30,6 +30,9 @@ class Directory:
     def refuse(self, reason: str, count: int = 1, example: str = "") -> None:
         raise AssertionError(f"{reason}: {example}")
 
+    def rewound(self) -> None:
+        raise AssertionError("a market's time goes on")
+
     def symbols(self) -> list[str]:
         return self._directory.symbols()
 

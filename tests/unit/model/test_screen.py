@@ -44,7 +44,9 @@ BAD = [
     ("unknown instrument", 0, {"instrument": INSTRUMENTS}),
     ("unknown instrument", 0, {"instrument": 2**32 - 1}),
     ("unknown kind", 0, {"kind": 0}),
+    # A bar: the service itself makes them, and no feed.
     ("unknown kind", 0, {"kind": 3}),
+    ("unknown kind", 0, {"kind": 4}),
     ("no price", 0, {"bid": math.nan, "ask": math.nan}),
     ("no price", 1, {"price": math.nan}),
     ("infinite price", 0, {"bid": math.inf}),

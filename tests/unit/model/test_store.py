@@ -176,7 +176,7 @@ def damaged(path: Path, offset: int, content: bytes) -> Path:
         (24, b"\0\0\0\0\0\0\0\x80", "is cut short"),
     ],
 )
-def test_attaching_to_a_damaged_or_newer_store_says_what_is_wrong(
+def test_attaching_to_a_damaged_or_other_store_says_what_is_wrong(
     tmp_path: Path, offset: int, content: bytes, message: str
 ) -> None:
     with pytest.raises(StoreError, match=message):

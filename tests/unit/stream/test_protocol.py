@@ -310,6 +310,7 @@ def test_the_state_is_told_whole_and_by_its_options():
         "trades": ["*", "AAPL"],
         "quotes": ["AAPL", "BTC-*"],
         "bars": [],
+        "updatedBars": [],
         "rules": [
             {"quotes": ["AAPL"], "trades": ["AAPL"]},
             {"quotes": ["BTC-*"], "trades": ["*"], "max_hz": 4.0},
@@ -363,4 +364,4 @@ def test_every_message_has_a_type_that_is_listed():
         protocol.heartbeat(1, 2, 0),
         protocol.instruments(InstrumentDirectory.on_heap(1), [], True),
     ]
-    assert {message["T"] for message in messages} | {"q", "t"} == set(protocol.MESSAGE_TYPES)
+    assert {message["T"] for message in messages} | {"q", "t", "b", "u"} == set(protocol.MESSAGE_TYPES)
