@@ -14,7 +14,7 @@ import msgspec
 from marketfeed.model.bars import DEFAULT_SECONDS, LONGEST_SECONDS, SHORTEST_SECONDS
 from marketfeed.model.instruments import InstrumentDirectory
 from marketfeed.stream.codes import ErrorCode, GapReason, ProtocolError
-from marketfeed.stream.encoding.fields import FIELDS, check_fields
+from marketfeed.stream.encoding.fields import FIELDS, TICK_FIELDS, check_fields
 from marketfeed.stream.encoding.rfc3339 import time_from_text
 from marketfeed.stream.subscription import CHANNELS, Options, check_pattern
 from marketfeed.stream.where import Where
@@ -111,8 +111,9 @@ class Subscribe(_Symbols, frozen=True, kw_only=True, forbid_unknown_fields=True,
             fields = None if self.fields is None else check_fields(self.fields)
         except ValueError as error:
             raise ProtocolError(ErrorCode.SYNTAX, str(error)) from None
-        # All of them are the same as none named, and shared with those who name none.
-        return Options(self.max_hz, where, None if fields == frozenset(FIELDS) else fields, length)
+        if fields is not None and fields.issuperset(FIELDS if bars else TICK_FIELDS):
+            fields = None  # all of them are the same as none named, and shared with those who name none
+        return Options(self.max_hz, where, fields, length)
 
 
 class Unsubscribe(_Symbols, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="unsubscribe"):

@@ -7,8 +7,9 @@ QUOTE_FIELDS = {"bp": "bid", "bs": "bid_size", "ap": "ask", "as": "ask_size"}
 TRADE_FIELDS = {"p": "price", "s": "size"}
 BAR_FIELDS = {"o": "open", "h": "high", "l": "low", "c": "close", "v": "volume", "n": "count", "vw": "vwap"}
 
-#: The keys that `fields` may name; `t` is in all of them.
-FIELDS = (*QUOTE_FIELDS, *TRADE_FIELDS, "t", *BAR_FIELDS)
+#: The keys that `fields` may name, of ticks and in all; `t` is in each.
+TICK_FIELDS = (*QUOTE_FIELDS, *TRADE_FIELDS, "t")
+FIELDS = (*TICK_FIELDS, *BAR_FIELDS)
 #: What a message is, and of what: always sent (`f` only where the feed is told at all), whether `fields` names it or
 #: not. So are a bar's `sec` and `from`, where it has them.
 ALWAYS = ("T", "S", "seq", "f")
