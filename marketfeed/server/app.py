@@ -8,10 +8,10 @@ from typing import Any
 import orjson
 from tornado.web import Application, RequestHandler
 
-from marketfeed.transports import longpoll, sse, websocket
+from marketfeed.transports import longpoll, optional, sse, websocket
 from marketfeed.transports.base import Gate
 
-SEE = ["/stream", "/v2/{feed}", "/sse", "/poll", "/api/status"]
+SEE = ["/stream", "/v2/{feed}", "/sse", "/poll", "/socket.io/", "/api/status"]
 
 
 class _Json(RequestHandler):
@@ -42,6 +42,7 @@ def make_app(gate: Gate, status: Callable[[], dict[str, Any]], origins: Sequence
             *websocket.routes(gate),
             *sse.routes(gate),
             *longpoll.routes(gate),
+            *optional.routes(gate),
             (
                 r"/",
                 _Json,
