@@ -11,7 +11,7 @@ from tornado.web import Application, RequestHandler
 from marketfeed.transports import longpoll, optional, sse, websocket
 from marketfeed.transports.base import Gate
 
-SEE = ["/stream", "/v2/{feed}", "/sse", "/poll", "/socket.io/", "/api/status"]
+SEE = ["/stream", "/v2/{feed}", "/sse", "/poll", "/socket.io/", "/webrtc/offer", "/api/status"]
 
 
 class _Json(RequestHandler):
@@ -30,12 +30,15 @@ def _quiet(handler: RequestHandler) -> None:
     """Requests are not logged one by one: a thousand clients that connect are not a thousand lines."""
 
 
-def make_app(gate: Gate, status: Callable[[], dict[str, Any]], origins: Sequence[str]) -> Application:
+def make_app(
+    gate: Gate, status: Callable[[], dict[str, Any]], origins: Sequence[str], hosts: Sequence[str] = ()
+) -> Application:
     """Every route of the server.
 
     Args:
         status: what `/api/status` answers.
         origins: pages of these may connect besides our own; "*" = any.
+        hosts: addresses of this server for WebRTC; none = the one that a request came to.
     """
     return Application(
         [
@@ -51,5 +54,6 @@ def make_app(gate: Gate, status: Callable[[], dict[str, Any]], origins: Sequence
             (r"/api/status", _Json, {"answer": status}),
         ],
         trusted_origins=list(origins),
+        webrtc_hosts=list(hosts),
         log_function=_quiet,
     )

@@ -67,6 +67,12 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         "poll_timeout", float, 60.0, "s", "end a long poll that is not asked again for so long", least=5, most=86_400
     ),
+    Setting(
+        "max_peers", int, 100, "connections", "how many WebRTC connections there may be at a time", least=0, most=10_000
+    ),
+    Setting(
+        "webrtc_host", str, (), "IP address", "tell WebRTC clients this one; none = where they reached us", many=True
+    ),
     Setting("certfile", str, "", "path", "TLS certificate chain, PEM"),
     Setting("keyfile", str, "", "path", "TLS private key, PEM"),
     Setting(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import ipaddress
 import logging
 import resource
 import signal
@@ -80,19 +81,13 @@ async def _serve(config: Config, on_ready: Callable[[str], None]) -> None:
         keys = authenticator(config["key"])
     except ValueError as error:
         raise ConfigError(str(error)) from None
-    limits = Limits(
-        connections=_connections(config["max_connections"]),
-        symbols=config["max_symbols"],
-        globs=config["max_globs"],
-        message_bytes=config["max_message"],
-        write_seconds=config["write_timeout"],
-        poll_seconds=config["poll_timeout"],
-    )
+    hosts = _hosts(config)
+    limits, sockets_at_most = _limits(config, len(hosts))
     gate = Gate(hub, driver.wake, driver.clock, version("marketfeed"), limits, keys)
-    app = make_app(gate, lambda: _status(store, hub, gate, runners), config["origin"])
+    app = make_app(gate, lambda: _status(store, hub, gate, runners), config["origin"], hosts)
     tls = _tls(config)
     server = LimitedServer(
-        _descriptors() - _SPARE_DESCRIPTORS,
+        sockets_at_most,
         app,
         idle_connection_timeout=_IDLE_SECONDS,
         body_timeout=_IDLE_SECONDS,
@@ -154,13 +149,44 @@ def _descriptors() -> int:
     return soft
 
 
-def _connections(wanted: int) -> int:
+def _limits(config: Config, hosts: int) -> tuple[Limits, int]:
+    """What clients may use, and how many connections may be accepted.
+
+    Args:
+        hosts: addresses at which each WebRTC connection has a socket of its own; 0 = one.
+    """
+    sockets_each = max(1, hosts)
+    peers = min(config["max_peers"], _descriptors() // 4 // sockets_each)
+    spare = _SPARE_DESCRIPTORS + peers * sockets_each
+    limits = Limits(
+        connections=_connections(config["max_connections"], spare),
+        symbols=config["max_symbols"],
+        globs=config["max_globs"],
+        message_bytes=config["max_message"],
+        write_seconds=config["write_timeout"],
+        poll_seconds=config["poll_timeout"],
+        peers=peers,
+    )
+    return limits, _descriptors() - spare
+
+
+def _connections(wanted: int, spare: int) -> int:
     """How many sessions there may be, so that there is room to turn others away in order."""
-    possible = _descriptors() - 2 * _SPARE_DESCRIPTORS
+    possible = _descriptors() - spare - _SPARE_DESCRIPTORS
     if possible < wanted:
         log.warning("at most %d connections instead of %d: the limit of open files", possible, wanted)
         return max(1, possible)
     return wanted
+
+
+def _hosts(config: Config) -> tuple[str, ...]:
+    for host in config["webrtc_host"]:
+        try:
+            ipaddress.ip_address(host)
+        except ValueError as error:
+            raise ConfigError(f"webrtc_host: {error}") from None
+    hosts: tuple[str, ...] = config["webrtc_host"]
+    return hosts
 
 
 def _tls(config: Config) -> ssl.SSLContext | None:

@@ -15,6 +15,7 @@ Routes = list[tuple[str, type[RequestHandler], dict[str, Any]]]
 #: Extra, which is the transport's module too -> the paths that it serves, and packages it is made of.
 _TRANSPORTS = {
     "socketio": (r"/socket\.io/", {"socketio", "engineio"}),
+    "webrtc": (r"/webrtc/offer", {"aiortc", "aioice"}),
 }
 
 

@@ -31,6 +31,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from tests.integration.processes import BOUND
+from tests.integration.rtc import Peer
 
 Message = dict[str, Any]
 Command = dict[str, Any]
@@ -539,6 +540,55 @@ class SocketIOPolling(SocketIOClient):
         """It asks again."""
 
 
+class WebRtcClient(Client):
+    """A reliable channel, from aiortc. What an unreliable one does is in tests/integration/test_webrtc.py."""
+
+    NAME = "webrtc"
+    COMMANDS = True
+
+    async def connect(self, commands: list[Command]) -> None:
+        self.peer, self.closing = Peer(), None
+        self.channel = self.peer.channel("/stream" if self.feed is None else f"/v2/{self.feed}")
+        status, answer = await self.peer.connect(self.address, self.headers())
+        if status != 200:
+            raise Refused(answer["code"])
+        await self.channel.opened.wait()
+        for command in commands:
+            await self.command(action="subscribe", **command)
+
+    async def next(self) -> tuple[list[Message], Any]:
+        text = await self.channel.text()
+        found = {"close": {"code": 1006}} if text is None else json.loads(text)
+        if isinstance(found, dict):
+            raise Ended(found["close"]["code"])
+        return found, None
+
+    async def resume(self) -> None:
+        await self.gone()
+        await self.start(self.again())
+
+    async def command(self, **command: Any) -> None:
+        self.channel.tell(**command)
+
+    def cut(self) -> None:
+        """As when a page is left: what goes without a word is found out after half a minute."""
+        if hasattr(self, "peer") and self.closing is None:
+            self.closing = asyncio.create_task(self.peer.close())
+
+    async def gone(self) -> None:
+        if hasattr(self, "peer"):
+            self.cut()
+            assert self.closing is not None
+            await self.closing
+
+    def pause(self) -> None:
+        """Nothing passes, so that nothing is acknowledged."""
+        self.peer.relay.dead = True
+
+    def unpause(self) -> None:
+        self.peer.relay.dead = False
+
+
 #: Every transport that the suite runs over.
 TRANSPORTS: list[type[Client]] = [
     WebSocketClient,
@@ -546,4 +596,5 @@ TRANSPORTS: list[type[Client]] = [
     PollClient,
     SocketIOWebSocket,
     SocketIOPolling,
+    WebRtcClient,
 ]
