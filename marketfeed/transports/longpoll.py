@@ -69,7 +69,10 @@ class PollLink(EachLink):
         #: gives the answer, when all that is to go into it has come
         self._ready: asyncio.Handle | None = None
         self._asked_at = gate.clock()
-        self.ended = False
+        #: why it was ended, until that is told
+        self._end: dict[str, Any] | None = None
+        #: nobody may ask any more
+        self.over = False
 
     @staticmethod
     def wrap(payload: bytes, binary: bool, seq: int | None) -> bytes:
@@ -129,6 +132,9 @@ class PollLink(EachLink):
         self._answer = b""
         self._asking = asking
         self._timer = self._loop.call_later(wait, self._give)
+        if self._end is not None:
+            self._give()
+            return asking
         self._gate.writable(self)
         if self._frames:
             self._soon()
@@ -148,7 +154,7 @@ class PollLink(EachLink):
                 handle.cancel()
         self._timer = self._ready = None
 
-    def _give(self, end: dict[str, Any] | None = None) -> None:
+    def _give(self) -> None:
         """Answer who asks: with all that was taken, or with nothing, which moves no cursor."""
         asking = self._asking
         if asking is None:
@@ -160,8 +166,10 @@ class PollLink(EachLink):
         position = self._gate.position(self)
         if position is not None:
             answer += b',"position":{"epoch":%d,"seq":%d}' % (self._epoch, position)
-        if end is not None:
-            answer += b',"close":%b' % orjson.dumps(end)
+        if self._end is not None:
+            answer += b',"close":%b' % orjson.dumps(self._end)
+            self.over = True
+            self._forget()
         answer += b"}"
         if self._frames:
             self._answer = answer
@@ -171,17 +179,13 @@ class PollLink(EachLink):
         self._gate.stalled(self)
 
     def close(self, code: CloseCode | int, reason: str) -> None:
-        self.ended = True
-        self._forget()
-        if self._asking is not None:
-            # The gate waits until that has been sent.
-            self._give({"code": int(code), "reason": reason})
-        elif not self._opening:
-            self._loop.call_soon(self._gate.left, self)
+        # Told to whoever asks, now or next; until then it is still the gate's.
+        self._end = {"code": int(code), "reason": reason}
+        self._give()
 
     def delete(self) -> None:
         """The client wants no more, or was not heard of for too long."""
-        self.ended = True
+        self.over = True
         self._forget()
         if self._asking is not None:
             self._asking.set_exception(gone())
@@ -249,7 +253,7 @@ class PollHandler(StreamingHandler):
         except StreamClosedError:
             pass  # the answer is kept for whoever asks again
         finally:
-            if link.ended:
+            if link.over:
                 self.gate.left(link)
 
     def _number(self, name: str, default: Any = None) -> Any:

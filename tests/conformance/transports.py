@@ -188,8 +188,10 @@ class WebSocketClient(Client):
         self.ws: ClientConnection = await connect(
             url, additional_headers=self.headers(), max_size=None, max_queue=1, proxy=None
         )
-        for command in commands:
-            await self.command(action="subscribe", **command)
+        # One that is turned away at once may find it closed already; why, it reads next.
+        with contextlib.suppress(ConnectionClosed):
+            for command in commands:
+                await self.command(action="subscribe", **command)
 
     async def next(self) -> tuple[list[Message], Any]:
         try:

@@ -41,6 +41,7 @@ class Inside:
     async def __aexit__(self, *error: object) -> None:
         self._server.stop()
         self.gate.close()
+        self.later(self.gate.limits.poll_seconds + 1)  # long polls that nobody asks any more
         await asyncio.wait_for(self.gate.emptied(), 10)
         self._driver.close()
         await self._server.close_all_connections()

@@ -249,8 +249,25 @@ def test_a_client_that_commands_on_and_on_without_asking_is_ended():
         path = await poll.open()
         for _ in range(2):
             await poll.answer("POST", path, [COMMAND] * 60)
-        while len(inside.gate):
-            await asyncio.sleep(0.001)
-        assert (await poll.answer("GET", f"{path}?cursor=0"))[0] == 404
+        cursor, told = 0, {}
+        while "close" not in told:
+            status, told = await poll.answer("GET", f"{path}?cursor={cursor}")
+            assert status == 200
+            cursor = told["cursor"]
+        assert told["close"] == {"code": 3001, "reason": "slow client"}
+        assert len(inside.gate) == 0
+        assert (await poll.answer("GET", f"{path}?cursor={cursor}"))[0] == 404
+
+
+def test_a_server_that_goes_down_waits_for_who_is_between_two_requests():
+    async def conversation(inside, poll):
+        path = await poll.open()
+        inside.gate.close()
+        emptied = asyncio.create_task(inside.gate.emptied())
+        _, answer = await poll.answer("GET", f"{path}?cursor=0")
+        assert answer["close"] == {"code": 3000, "reason": "shutdown"}
+        await emptied
+
+    run(conversation)
 
     run(conversation)
