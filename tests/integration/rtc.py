@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import select
 import urllib.error
 import urllib.request
 from typing import Any
@@ -67,7 +68,12 @@ class Relay(asyncio.DatagramProtocol):
         elif self._client is not None:
             self._transport.sendto(data, self._client)
 
-    def close(self) -> None:
+    async def close(self) -> None:
+        """Pass on what lies in the socket, where a goodbye comes last, and end."""
+        sock = self._transport.get_extra_info("socket")
+        async with asyncio.timeout(BOUND):
+            while select.select([sock], [], [], 0)[0]:
+                await asyncio.sleep(0)
         self._transport.close()
 
 
@@ -143,10 +149,7 @@ class Peer:
     async def close(self) -> None:
         await self.connection.close()
         if hasattr(self, "relay"):
-            # What it said last lies in the relay's socket, and is passed on with the loop's next turns.
-            for _ in range(3):
-                await asyncio.sleep(0)
-            self.relay.close()
+            await self.relay.close()
 
     async def __aenter__(self) -> Peer:
         return self
