@@ -24,6 +24,11 @@ help:  ## list the targets
 run: .venv/run.stamp  ## serve the simulated market on http://127.0.0.1:8000 (PORT=... for another)
 	$(BIN)/marketfeed serve --port $(PORT)
 
+# Clients in JavaScript; without npm the tests that need one are skipped, and say so.
+tests/js/node_modules/test.stamp: tests/js/package.json
+	if command -v npm >/dev/null; then npm install --prefix tests/js --no-package-lock --no-audit --no-fund --silent; fi
+	mkdir -p $(@D) && touch $@
+
 # What pip has not: where apt-get may it installs them, else the tests that need one are skipped, and say so.
 programs:
 	@for program in chromium curl; do \
@@ -31,7 +36,7 @@ programs:
 			|| echo "$$program is missing: the tests that need it are skipped. Debian: apt-get install $$program" >&2; \
 	done
 
-test: .venv/test.stamp programs  ## run every test
+test: .venv/test.stamp tests/js/node_modules/test.stamp programs  ## run every test
 	$(BIN)/python -m pytest
 
 lint: .venv/test.stamp  ## ruff: style and likely errors
@@ -56,5 +61,5 @@ soak: .venv/test.stamp  ## look for rare interleavings of delivery that the test
 	MARKETFEED_SOAK=20000 $(BIN)/python -m pytest tests/unit/stream/test_hub_model.py -o timeout=900
 
 clean:  ## remove what the targets made
-	rm -rf .venv build dist *.egg-info bench/node_modules bench-peers.json bench-peers.png .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	rm -rf .venv build dist *.egg-info bench/node_modules tests/js/node_modules bench-peers.json bench-peers.png .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

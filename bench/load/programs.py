@@ -19,6 +19,7 @@ BENCH = Path(__file__).resolve().parents[1]
 ROOT = BENCH.parent
 
 OURS = "marketfeed"
+_SOCKET_IO = "/socket.io/?EIO=4&transport=websocket"
 FLOOR = "floor"
 #: A peer that puts all that is due for a subscriber into one message, as ours does.
 BATCHED = "/batched"
@@ -94,12 +95,16 @@ def _node(name: str, file: str, package: str, **more: Any) -> Iterator[Program]:
     return _both(name, ["node", str(BENCH / "peers" / file)], missing, environment={"NODE_ENV": "production"}, **more)
 
 
-def _python(name: str, module: str, package: str) -> Iterator[Program]:
+def _has(package: str) -> Callable[[], str | None]:
     def missing() -> str | None:
         found = importlib.util.find_spec(package)
         return None if found else f"Python package {package} is not installed: pip install -e '.[bench]'"
 
-    return _both(name, [sys.executable, "-m", f"bench.peers.{module}"], missing)
+    return missing
+
+
+def _python(name: str, module: str, package: str, **more: Any) -> Iterator[Program]:
+    return _both(name, [sys.executable, "-m", f"bench.peers.{module}"], _has(package), **more)
 
 
 def _floor(job: Job) -> list[str]:
@@ -133,14 +138,16 @@ PROGRAMS = {
     for program in (
         # The path of one feed: there messages do not name it, and so are what the peers send, byte for byte.
         Program(OURS, _marketfeed, lambda: None, path="/v2/sim"),
+        Program(f"{OURS} over socket.io", _marketfeed, _has("socketio"), dialect="socket.io", path=_SOCKET_IO),
         Program(FLOOR, _floor, lambda: None if shutil.which("cc") else "needs a C compiler (cc)", dialect="plain"),
         *_node("uwebsockets", "uwebsockets.mjs", "uwebsockets"),
         *_node("ws", "ws.mjs", "ws"),
         *_node(
             *("socket.io", "socketio.mjs", "socket.io"),
             dialect="socket.io",
-            path="/socket.io/?EIO=4&transport=websocket",
+            path=_SOCKET_IO,
         ),
+        *_python("python-socketio", "python_socketio", "socketio", dialect="socket.io", path=_SOCKET_IO),
         *_python("picows", "picows_peer", "picows"),
         *_python("websockets", "websockets_broadcast", "websockets"),
         *_python("tornado", "tornado_plain", "tornado"),

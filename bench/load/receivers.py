@@ -84,8 +84,10 @@ class Flow:
 
 
 Take = Callable[[bytes], None]
+#: May have to be waited for.
+Close = Callable[[], Awaitable[None] | None]
 #: (order, take, what to call when the server has closed) -> what closes it
-Open = Callable[[Order, Take, Callable[[], None]], Awaitable[Callable[[], None]]]
+Open = Callable[[Order, Take, Callable[[], None]], Awaitable[Close]]
 
 
 class _Socket(asyncio.Protocol):
@@ -120,7 +122,7 @@ class _Socket(asyncio.Protocol):
 
 async def _connect(
     order: Order, first: bytes, answer: Callable[[bytes], bytes], take: Take, lost: Callable[[], None]
-) -> Callable[[], None]:
+) -> Close:
     loop = asyncio.get_running_loop()
     _, protocol = await loop.create_connection(lambda: _Socket(first, answer, take, lost), _HOST, order.port)
     return protocol.close
@@ -130,7 +132,7 @@ def _get(path: str) -> bytes:
     return f"GET {path} HTTP/1.1\r\nHost: {_HOST}\r\n\r\n".encode()
 
 
-async def websocket(order: Order, take: Take, lost: Callable[[], None]) -> Callable[[], None]:
+async def websocket(order: Order, take: Take, lost: Callable[[], None]) -> Close:
     """`/v2/sim`."""
     request, _ = upgrade(_HOST, "/v2/sim")
     command = frame(TEXT, json.dumps({"action": "subscribe", **order.subscribe}).encode())
@@ -139,7 +141,7 @@ async def websocket(order: Order, take: Take, lost: Callable[[], None]) -> Calla
     return await _connect(order, request, lambda data: next(replies, b""), take, lost)
 
 
-async def sse(order: Order, take: Take, lost: Callable[[], None]) -> Callable[[], None]:
+async def sse(order: Order, take: Take, lost: Callable[[], None]) -> Close:
     """`/sse`."""
     query = urlencode({"feed": "sim", "subscribe": json.dumps(order.subscribe)})
     return await _connect(order, _get(f"/sse?{query}"), lambda data: b"", take, lost)
@@ -174,7 +176,7 @@ class Answers:
         return self.ask()
 
 
-async def longpoll(order: Order, take: Take, lost: Callable[[], None]) -> Callable[[], None]:
+async def longpoll(order: Order, take: Take, lost: Callable[[], None]) -> Close:
     """`/poll`: asks again as soon as an answer is there."""
     body = json.dumps({"feed": "sim", "commands": [{"action": "subscribe", **order.subscribe}]}).encode()
     reader, writer = await asyncio.open_connection(_HOST, order.port)
@@ -187,7 +189,97 @@ async def longpoll(order: Order, take: Take, lost: Callable[[], None]) -> Callab
     return await _connect(order, answers.ask(), answers.fed, take, lost)
 
 
-RECEIVERS: Mapping[str, Open] = {"websocket": websocket, "sse": sse, "longpoll": longpoll}
+_SOCKET_IO = "/socket.io/?EIO=4&transport="
+
+
+async def socketio(order: Order, take: Take, lost: Callable[[], None]) -> Close:
+    """`/socket.io/`, namespace `/sim`, on a WebSocket."""
+    request, _ = upgrade(_HOST, _SOCKET_IO + "websocket")
+    command = frame(TEXT, b"42/sim," + json.dumps(["subscribe", order.subscribe]).encode())
+    replies = iter((frame(TEXT, b"40/sim,"), command))
+    # Nothing is said unasked before the namespace is there: the second read is its answer.
+    return await _connect(order, request, lambda data: next(replies, b""), take, lost)
+
+
+class Polls:
+    """Asks again as soon as an answer of Engine.IO is there."""
+
+    def __init__(self, path: str) -> None:
+        self.request = _get(path)
+        self._data = b""
+
+    def fed(self, data: bytes) -> bytes:
+        """Some bytes of an answer have come: the next request, if it was its end."""
+        self._data += data
+        head, end, body = self._data.partition(b"\r\n\r\n")
+        if not end or len(body) < int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0]):
+            return b""
+        self._data = b""
+        return self.request
+
+
+async def socketio_polling(order: Order, take: Take, lost: Callable[[], None]) -> Close:
+    """The same without a WebSocket."""
+    reader, writer = await asyncio.open_connection(_HOST, order.port)
+
+    async def answer(request: bytes) -> bytes:
+        writer.write(request)
+        head = (await reader.readuntil(b"\r\n\r\n")).lower()
+        return await reader.readexactly(int(head.split(b"content-length: ")[1].split(b"\r\n")[0]))
+
+    opened = await answer(_get(_SOCKET_IO + "polling"))
+    path = f"{_SOCKET_IO}polling&sid={json.loads(opened[1:])['sid']}"
+    subscribe = "42/sim," + json.dumps(["subscribe", order.subscribe])
+    for packet in ("40/sim,", subscribe):
+        head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(packet)}\r\n\r\n"
+        await answer(head.encode() + packet.encode())
+    writer.close()
+    polls = Polls(path)
+    return await _connect(order, polls.request, polls.fed, take, lost)
+
+
+def _webrtc(reliable: bool) -> Open:
+    async def webrtc(order: Order, take: Take, lost: Callable[[], None]) -> Close:
+        """By aiortc. Every tick needs a reliable channel; the other gives the latest of each window."""
+        from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
+
+        peer = RTCPeerConnection(RTCConfiguration(iceServers=[]))
+        channel = peer.createDataChannel("/v2/sim")
+        ticks = channel if reliable else peer.createDataChannel("/v2/sim", ordered=False, maxRetransmits=0)
+        opened = asyncio.Event()
+        ticks.on("open", opened.set)
+        ticks.on("message", lambda text: take(text.encode()))
+        await peer.setLocalDescription(await peer.createOffer())
+        body = json.dumps({"type": "offer", "sdp": peer.localDescription.sdp}).encode()
+        reader, writer = await asyncio.open_connection(_HOST, order.port)
+        head = f"POST /webrtc/offer HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+        writer.write(head.encode() + body)
+        answer = json.loads((await reader.read()).partition(b"\r\n\r\n")[2])
+        writer.close()
+        await peer.setRemoteDescription(RTCSessionDescription(**answer))
+        await opened.wait()
+        channel.on("close", lost)
+        often = {} if reliable else {"max_hz": 200}
+        channel.send(json.dumps({"action": "subscribe", **often, **order.subscribe}))
+
+        async def close() -> None:
+            channel.remove_listener("close", lost)
+            await peer.close()
+
+        return close
+
+    return webrtc
+
+
+RECEIVERS: Mapping[str, Open] = {
+    "websocket": websocket,
+    "sse": sse,
+    "longpoll": longpoll,
+    "socket.io": socketio,
+    "socket.io polling": socketio_polling,
+    "webrtc": _webrtc(reliable=True),
+    "webrtc unreliable": _webrtc(reliable=False),
+}
 
 
 async def measure(order: Order) -> dict[str, Any]:
@@ -197,7 +289,7 @@ async def measure(order: Order) -> dict[str, Any]:
     def lost() -> None:
         meter.closed += 1
 
-    closers: list[Callable[[], None]] = []
+    closers: list[Close] = []
     try:
         async with asyncio.timeout(_CONNECT_S):
             while len(closers) < order.subscribers:
@@ -227,7 +319,9 @@ async def measure(order: Order) -> dict[str, Any]:
         }
     finally:
         for close in closers:
-            close()
+            closing = close()
+            if closing is not None:
+                await closing
 
 
 def main() -> None:

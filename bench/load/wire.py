@@ -128,7 +128,9 @@ class SocketIoDialect(WebSocketDialect):
         return frame(TEXT, b"3")
 
     def messages(self, text: bytes) -> list[dict[str, object]]:
-        return super().messages(json.dumps(json.loads(text[2:])[1]).encode()) if text.startswith(b"42") else []
+        found = json.loads(text[2:])[1] if text.startswith(b"42") else []
+        # A peer's events are arrays of messages; ours are so where they are ticks.
+        return found if isinstance(found, list) else [found]
 
 
 class PlainDialect(WebSocketDialect):

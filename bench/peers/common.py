@@ -108,6 +108,10 @@ class Audience:
             group.members.append(member)
         return json.dumps([{"T": "subscription", "quotes": names, "trades": names}]).encode()
 
+    def members_with(self, member: Any) -> list[list[Any]]:
+        """The members of each group that it is in."""
+        return [group.members for group in self._groups.values() if member in group.members]
+
     def leave(self, member: Any) -> None:
         """A connection is gone."""
         for group in self._groups.values():

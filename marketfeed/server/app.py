@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 from tornado.web import Application, RequestHandler
 
-from marketfeed.transports import longpoll, sse, upgrade
+from marketfeed.transports import longpoll, optional, sse, upgrade
 from marketfeed.transports.base import Gate
 
 #: Pattern, handler, and what the handler is made with.
@@ -21,6 +21,8 @@ SEE = [
     "/v2/{feed}/quotes",
     "/sse",
     "/poll",
+    "/socket.io/",
+    "/webrtc/offer",
     "/api/symbols",
     "/api/status",
 ]
@@ -43,13 +45,18 @@ def _quiet(handler: RequestHandler) -> None:
 
 
 def make_app(
-    gate: Gate, status: Callable[[], dict[str, Any]], origins: Sequence[str], more: Sequence[Route] = ()
+    gate: Gate,
+    status: Callable[[], dict[str, Any]],
+    origins: Sequence[str],
+    hosts: Sequence[str] = (),
+    more: Sequence[Route] = (),
 ) -> Application:
     """Every route of the server.
 
     Args:
         status: what `/api/status` answers.
         origins: pages of these may connect besides our own; "*" = any.
+        hosts: addresses of this server for WebRTC; none = the one that a request came to.
         more: what is served besides streams.
     """
     return Application(
@@ -57,6 +64,7 @@ def make_app(
             *upgrade.routes(gate),
             *sse.routes(gate),
             *longpoll.routes(gate),
+            *optional.routes(gate),
             *more,
             (
                 r"/",
@@ -66,5 +74,6 @@ def make_app(
             (r"/api/status", _Json, {"answer": status}),
         ],
         trusted_origins=list(origins),
+        webrtc_hosts=list(hosts),
         log_function=_quiet,
     )

@@ -82,6 +82,12 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting("compression", str, "off", "kind", "what WebSocket clients may ask for", choices=("off", "deflate")),
     Setting("record", str, "", "folder", "every quote and trade goes into Parquet files in it"),
+    Setting(
+        "max_peers", int, 100, "connections", "how many WebRTC connections there may be at a time", least=0, most=10_000
+    ),
+    Setting(
+        "webrtc_host", str, (), "IP address", "tell WebRTC clients this one; none = where they reached us", many=True
+    ),
     Setting("certfile", str, "", "path", "TLS certificate chain, PEM"),
     Setting("keyfile", str, "", "path", "TLS private key, PEM"),
     Setting(

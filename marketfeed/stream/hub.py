@@ -396,6 +396,31 @@ class Hub:
             self._stalled(subscriber.session)
         return took
 
+    def settled(self, session: Session, after: int, until: int) -> tuple[list[bytes], int]:
+        """The latest of its throttled symbols that changed last between two sequence numbers, the first exclusive.
+
+        For a link that may lose ticks: what was given before ``until`` and has not changed since is given once more.
+
+        Returns:
+            Payloads of frames, at most one for each subscription, and up to where they go; the rest is had from there.
+        """
+        found = []
+        for subscriber in session.subscribers:
+            group = subscriber.group
+            if not group.lane.every:
+                changed = self.store.latest.since(after, len(self.directory), until, group.mask(self.store))
+                if len(changed.seqs) > FRAME_TICKS:
+                    until = int(changed.seqs[FRAME_TICKS - 1])
+                found.append((group, changed))
+        payloads = []
+        for group, (ticks, seqs) in found:
+            keep = seqs <= until
+            if group.where is not None:
+                keep &= group.where.holds(ticks)
+            if keep.any():
+                payloads.append(group.encoding.ticks(ticks[keep], seqs[keep]).frame())
+        return payloads, until
+
     # ---- subscriptions ----------------------------------------------------------------------------------------
 
     def subscribe(

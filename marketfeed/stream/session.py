@@ -83,6 +83,8 @@ class Session:
         self.error: protocol.Message | None = None
         #: why it was ended by us
         self.ended: CloseCode | None = None
+        #: its link may lose ticks: only of throttled symbols, which do not need each one
+        self.lossy = False
         self._closed = False
 
     # ---- from the client -----------------------------------------------------------------------------------------
@@ -146,6 +148,8 @@ class Session:
             raise ProtocolError(ErrorCode.SYNTAX, f"fields: {self.encoding.NAME} sends whole records, without a choice")
         if command.snapshot and command.since is not None:
             raise ProtocolError(ErrorCode.SYNTAX, "snapshot and since exclude each other")
+        if self.lossy and command.max_hz is None:
+            raise ProtocolError(ErrorCode.SYNTAX, "ticks go over an unreliable channel: give max_hz")
         wanted = self.state.keys() | set(keys)
         if len(wanted) > self._max_symbols:
             raise ProtocolError(ErrorCode.SYMBOL_LIMIT, f"symbol limit exceeded: {self._max_symbols} at a time")

@@ -34,6 +34,8 @@ class Limits:
     symbols: int = 10_000
     #: how many of them may be globs
     globs: int = 100
+    #: WebRTC connections at a time
+    peers: int = 100
     #: bytes of one message from a client
     message_bytes: int = 64 * 1024
     #: seconds to authenticate in, where keys are set
@@ -102,6 +104,8 @@ class Gate:
         self._waiting: dict[Connection, float] = {}
         self._closing = False
         self._empty: asyncio.Event = asyncio.Event()
+        #: what else has to know that nobody is let in any more
+        self.at_close: list[Callable[[], object]] = []
 
     def __len__(self) -> int:
         return len(self._sessions)
@@ -113,6 +117,18 @@ class Gate:
     def allows(self, credentials: protocol.Auth | None) -> bool:
         """Whether one who shows these may have data: whoever asks where no keys are set, else who has one."""
         return self._authenticate is None or (credentials is not None and self._authenticate(credentials))
+
+    def refusal(self, credentials: protocol.Auth | None) -> protocol.Message | None:
+        """Why a client would not be let in with these: for transports to which that is much work. None = it would."""
+        if self._closing or len(self._sessions) >= self.limits.connections:
+            return protocol.error(ErrorCode.CONNECTION_LIMIT, "connection limit exceeded")
+        if self._authenticate is None:
+            return None
+        if credentials is None:
+            return protocol.error(ErrorCode.NOT_AUTHENTICATED, "not authenticated")
+        if not self._authenticate(credentials):
+            return protocol.error(ErrorCode.AUTH_FAILED, "auth failed")
+        return None
 
     def admit(
         self,
@@ -211,6 +227,8 @@ class Gate:
     def close(self) -> None:
         """Let nobody in any more, and ask all to go and come again (to another server, or to this one's next life)."""
         self._closing = True
+        for told in self.at_close:
+            told()
         for session in list(self._sessions.values()):
             session.end(CloseCode.SHUTDOWN)
         if not self._sessions:

@@ -28,9 +28,10 @@ from typing import Any, ClassVar, NoReturn
 from urllib.parse import urlencode, urlsplit
 
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from tests.integration.processes import BOUND
+from tests.integration.rtc import Peer
 
 Message = dict[str, Any]
 Command = dict[str, Any]
@@ -394,5 +395,210 @@ class PollClient(Client):
         """It asks again."""
 
 
+class SocketIOClient(Client):
+    """The protocol as it is on the wire, so that its connection can be cut, and left unread.
+
+    The real client, in JavaScript, is in tests/integration/test_socketio.py.
+    """
+
+    COMMANDS = True
+
+    async def connect(self, commands: list[Command]) -> None:
+        self.prefix = "" if self.feed is None else f"/{self.feed},"
+        self.asked = 0
+        await self.open()
+        key, secret = self.credentials or ("", "")
+        await self.write(f"40{self.prefix}" + (json.dumps({"key": key, "secret": secret}) if self.credentials else ""))
+        for command in commands:
+            await self.command(action="subscribe", **command)
+
+    async def command(self, **command: Any) -> None:
+        event = command.pop("action")
+        self.asked += 1
+        await self.write(f"42{self.prefix}{self.asked}{json.dumps([event, command])}")
+
+    def messages_of(self, packet: str) -> list[Message]:
+        """What an Engine.IO packet says."""
+        kind, rest = packet[:2], packet[2:].removeprefix(self.prefix)
+        if kind == "44":
+            raise Refused(json.loads(rest)["data"]["code"])
+        if kind == "43":
+            return json.loads(rest.lstrip("0123456789"))
+        if kind == "42":
+            event, message = json.loads(rest)
+            if event == "close":
+                raise Ended(message["code"])
+            return message if event == "ticks" else [message]
+        assert kind[0] in "01246", packet
+        return []
+
+    async def resume(self) -> None:
+        await self.gone()
+        await self.start(self.again())
+
+    async def open(self) -> None:
+        raise NotImplementedError
+
+    async def write(self, packet: str) -> None:
+        raise NotImplementedError
+
+
+class SocketIOWebSocket(SocketIOClient):
+    NAME = "socket.io"
+
+    async def open(self) -> None:
+        url = self.address.replace("http", "ws", 1) + "/socket.io/?EIO=4&transport=websocket"
+        try:
+            self.ws: ClientConnection = await connect(url, max_size=None, max_queue=1, proxy=None)
+        except InvalidStatus as refused:
+            raise Refused(406 if refused.response.status_code == 503 else 0) from None
+
+    async def write(self, packet: str) -> None:
+        await self.ws.send(packet)
+
+    async def next(self) -> tuple[list[Message], Any]:
+        while True:
+            try:
+                packet = str(await self.ws.recv())
+            except ConnectionClosed as closed:
+                raise Ended(closed.rcvd.code if closed.rcvd else 1006) from None
+            if packet == "2":
+                await self.write("3")
+            elif messages := self.messages_of(packet):
+                return messages, None
+
+    def cut(self) -> None:
+        if hasattr(self, "ws"):
+            self.ws.transport.abort()
+
+    async def gone(self) -> None:
+        if hasattr(self, "ws"):
+            await self.ws.wait_closed()
+
+    def pause(self) -> None:
+        self.ws.transport.pause_reading()
+
+    def unpause(self) -> None:
+        self.ws.transport.resume_reading()
+
+
+class SocketIOPolling(SocketIOClient):
+    NAME = "socket.io polling"
+
+    async def open(self) -> None:
+        self.http, self.other = Http(self.address), Http(self.address)
+        self.packets: list[str] = []
+        self.path = "/socket.io/?EIO=4&transport=polling"
+        status, body = await self.ask()
+        if status == 503:
+            raise Refused(406)
+        self.path += f"&sid={json.loads(body[1:])['sid']}"
+
+    async def ask(self) -> tuple[int, str]:
+        await self.http.request("GET", self.path, {})
+        status, headers = await self.http.head()
+        body = await self.http.reader.readexactly(int(headers.get("content-length", 0)))
+        return status, body.decode()
+
+    async def write(self, packet: str) -> None:
+        await self.other.request("POST", self.path, {}, packet.encode())
+        status, headers = await self.other.head()
+        await self.other.reader.readexactly(int(headers.get("content-length", 0)))
+        assert status == 200
+
+    async def next(self) -> tuple[list[Message], Any]:
+        while True:
+            while self.packets:
+                packet = self.packets.pop(0)
+                if packet == "1":
+                    raise Ended(1006)
+                if packet == "2":
+                    await self.write("3")
+                elif messages := self.messages_of(packet):
+                    return messages, None
+            try:
+                status, body = await self.ask()
+            except (asyncio.IncompleteReadError, ConnectionError):
+                raise Ended(1006) from None
+            if status != 200:
+                raise Ended(1006)
+            self.packets = body.split("\x1e")
+
+    def cut(self) -> None:
+        """With an answer on its way, as mostly."""
+        if hasattr(self, "http"):
+            if not self.http.writer.transport.is_closing():
+                self.http.writer.write(f"GET {self.path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+            self.http.cut()
+            self.other.cut()
+
+    async def gone(self) -> None:
+        if hasattr(self, "http"):
+            await self.http.gone()
+            await self.other.gone()
+
+    def pause(self) -> None:
+        """A client that is slow does not ask."""
+
+    def unpause(self) -> None:
+        """It asks again."""
+
+
+class WebRtcClient(Client):
+    """A reliable channel, from aiortc. What an unreliable one does is in tests/integration/test_webrtc.py."""
+
+    NAME = "webrtc"
+    COMMANDS = True
+
+    async def connect(self, commands: list[Command]) -> None:
+        self.peer, self.closing = Peer(), None
+        self.channel = self.peer.channel("/stream" if self.feed is None else f"/v2/{self.feed}")
+        status, answer = await self.peer.connect(self.address, self.headers())
+        if status != 200:
+            raise Refused(answer["code"])
+        await self.channel.opened.wait()
+        for command in commands:
+            await self.command(action="subscribe", **command)
+
+    async def next(self) -> tuple[list[Message], Any]:
+        text = await self.channel.text()
+        found = {"close": {"code": 1006}} if text is None else json.loads(text)
+        if isinstance(found, dict):
+            raise Ended(found["close"]["code"])
+        return found, None
+
+    async def resume(self) -> None:
+        await self.gone()
+        await self.start(self.again())
+
+    async def command(self, **command: Any) -> None:
+        self.channel.tell(**command)
+
+    def cut(self) -> None:
+        """As when a page is left: what goes without a word is found out after half a minute."""
+        if hasattr(self, "peer") and self.closing is None:
+            self.closing = asyncio.create_task(self.peer.close())
+
+    async def gone(self) -> None:
+        if hasattr(self, "peer"):
+            self.cut()
+            assert self.closing is not None
+            await self.closing
+
+    def pause(self) -> None:
+        """Nothing passes, so that nothing is acknowledged."""
+        self.peer.relay.dead = True
+
+    def unpause(self) -> None:
+        self.peer.relay.dead = False
+
+
 #: Every transport that the suite runs over.
-TRANSPORTS: list[type[Client]] = [WebSocketClient, SseClient, PollClient]
+TRANSPORTS: list[type[Client]] = [
+    WebSocketClient,
+    SseClient,
+    PollClient,
+    SocketIOWebSocket,
+    SocketIOPolling,
+    WebRtcClient,
+]

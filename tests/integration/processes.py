@@ -121,6 +121,12 @@ class Proxy:
             await asyncio.wait([task])
         await self._server.wait_closed()
 
+    async def busy(self) -> None:
+        """Wait until there is something that could be cut."""
+        async with asyncio.timeout(BOUND):
+            while not self._writers:
+                await asyncio.sleep(0.001)
+
     def cut(self) -> None:
         """Break every connection, without a word."""
         for writer in self._writers:

@@ -298,6 +298,7 @@ def test_the_status_counts_what_was_delivered():
         (["--certfile", "not-there.pem"], "not-there.pem"),
         (["--log-level", "loud"], "log_level"),
         (["--key", ":x"], "KEY:SECRET"),
+        (["--webrtc-host", "here"], "webrtc_host"),
     ],
 )
 def test_a_server_that_cannot_start_says_why_in_one_line_and_exits_with_an_error(arguments, hint):

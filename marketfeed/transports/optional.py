@@ -1,0 +1,45 @@
+"""Transports that need a package which not everybody has installed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
+
+from tornado.web import RequestHandler
+
+from marketfeed.transports.base import Gate
+
+Routes = list[tuple[str, type[RequestHandler], dict[str, Any]]]
+
+#: Extra, which is the transport's module too -> the paths that it serves, and packages it is made of.
+_TRANSPORTS = {
+    "socketio": (r"/socket\.io/", {"socketio", "engineio"}),
+    "webrtc": (r"/webrtc/offer", {"aiortc", "aioice"}),
+}
+
+
+class _Missing(RequestHandler):
+    """Says what has to be installed."""
+
+    def initialize(self, extra: str) -> None:
+        self._extra = extra
+
+    def prepare(self) -> None:
+        self.set_status(501)
+        self.finish(f"not installed on this server: pip install 'marketfeed[{self._extra}]'\n")
+
+
+def routes(gate: Gate) -> Routes:
+    """Those of each transport that is installed, and for each other one the answer 501 that names its extra."""
+    found: Routes = []
+    for extra, (path, names) in _TRANSPORTS.items():
+        try:
+            make: Callable[[Gate], Routes] = import_module(f"marketfeed.transports.{extra}").routes
+        except ModuleNotFoundError as error:
+            if (error.name or "").partition(".")[0] not in names:
+                raise
+            found.append((path, _Missing, {"extra": extra}))
+        else:
+            found += make(gate)
+    return found
