@@ -208,13 +208,13 @@ def test_a_full_disk_ends_the_recording_with_an_alarm_and_streaming_goes_on(mark
     rescued, errors = tmp_path / "rescued", tmp_path / "stderr"
     with small_disk(tmp_path / "disk", "400k") as disk, errors.open("w") as stderr:
         folder = disk / "rec"
-        arguments = ["--feed", "sim?symbols=50&rate=20000", "--record", str(folder)]
+        arguments = ["--feed", "sim?symbols=50&rate=4000", "--record", str(folder)]
         with serving(*arguments, stderr=stderr, **limits(disk)) as (running, address):
             failed = until(lambda: (found := status(address)["recording"])["state"] == "failed" and found)
             assert failed["error"] in ("No space left on device", "File too large")
             assert failed["rows"] > 0
             seq = status(address)["seq"]
-            until(lambda: status(address)["seq"] > seq + 20_000)
+            until(lambda: status(address)["seq"] > seq + 4_000)
             assert status(address)["feeds"]["sim"]["state"] == "running"
             running.terminate()
             assert running.wait(BOUND) == 0
