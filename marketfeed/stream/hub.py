@@ -221,7 +221,8 @@ class Hub:
         if len(slots) == 1:
             # One frame for all, as where everybody takes everything.
             self.stats.ticks += len(wires) * len(wanted.order)
-            sent = self._sender(made.buffer, 0, len(made.buffer), wires)
+            # It does not begin with the buffer where this is one of several.
+            sent = self._sender(made.buffer, int(made.begins[0]), int(made.lengths[0]), wires)
         else:
             self.stats.ticks += int((ready * np.diff(wanted.bounds[made.groups.start : made.groups.stop + 1])).sum())
             sent = self._sender(made.buffer, made.begins.repeat(ready), made.lengths.repeat(ready), wires)
