@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import pairwise
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,18 +21,40 @@ _KEPT = 1 << 15
 _COUNT_BITS = 12
 
 
-class Frames(NamedTuple):
-    """Some groups' frames, one each."""
+class Frames:
+    """Some groups' frames, one each.
 
-    #: which groups: places in :attr:`Wanted.slots`
-    groups: slice
-    buffer: bytes
-    #: shape (groups,): where each frame begins in the buffer, and how many bytes it has
-    begins: NDArray[np.int64]
-    lengths: NDArray[np.int64]
+    Attributes:
+        groups: which groups: places in :attr:`Wanted.slots`.
+        begins, lengths: shape (groups,): where each frame begins in the buffer, and how many bytes it has.
+    """
+
+    def __init__(
+        self,
+        groups: slice,
+        begins: NDArray[np.int64],
+        lengths: NDArray[np.int64],
+        buffer: bytes | None = None,
+        made: list[bytes] | None = None,
+    ) -> None:
+        self.groups = groups
+        self.begins = begins
+        self.lengths = lengths
+        self._buffer = buffer
+        self._made = made
+
+    @property
+    def buffer(self) -> bytes:
+        """All of them behind one another."""
+        if self._buffer is None:
+            assert self._made is not None
+            self._buffer = b"".join(self._made)
+        return self._buffer
 
     def frame(self, n: int) -> bytes:
-        """The n-th of them."""
+        """The n-th of them; where frames are made one by one, the very object that `wrap` gave."""
+        if self._made is not None:
+            return self._made[n]
         begin = int(self.begins[n])
         return self.buffer[begin : begin + int(self.lengths[n])]
 
@@ -64,9 +85,10 @@ class Framer:
             made.append(self._wrap(encoded.frame(order[low:high]), binary, seq))
             size += len(made[-1])
             if size >= _BUFFER_BYTES or n == len(wanted.slots):
-                buffer = made[0] if len(made) == 1 else b"".join(made)
                 lengths = _lengths(made)
-                yield Frames(slice(begin, n), buffer, lengths.cumsum() - lengths, lengths)
+                # One alone is its own buffer; more are put together only where they go to wires.
+                buffer = made[0] if len(made) == 1 else None
+                yield Frames(slice(begin, n), lengths.cumsum() - lengths, lengths, buffer, made)
                 begin, made, size = n, [], 0
 
     def _joined(self, wanted: Wanted, encoded: Pieces) -> Iterator[Frames]:
@@ -82,7 +104,7 @@ class Framer:
             first = len(layout.end)
             lengths = payloads[begin:stop] + _lengths(opens) - first
             buffer = _join(part[:-1] - part[0], order[part[0] : part[-1]], encoded, opens)
-            yield Frames(slice(begin, stop), buffer, lengths.cumsum() - lengths + first, lengths)
+            yield Frames(slice(begin, stop), lengths.cumsum() - lengths + first, lengths, buffer)
 
     def _opened(self, payloads: NDArray[np.int64], counts: NDArray[np.int64], layout: Layout) -> list[bytes]:
         """The end of one frame and all that stands before the first piece of the next."""

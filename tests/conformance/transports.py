@@ -287,9 +287,9 @@ class SseClient(Client):
         if self.place:
             headers["Last-Event-ID"] = self.place
         await self.http.request("GET", f"/sse?{urlencode(query)}", headers)
-        status, _ = await self.http.head()
+        status, told = await self.http.head()
         if status != 200:
-            raise Refused(json.loads(await self.http.reader.read())["code"])
+            raise Refused(json.loads(await self.http.reader.readexactly(int(told["content-length"])))["code"])
 
     async def next(self) -> tuple[list[Message], Any]:
         while True:

@@ -116,9 +116,12 @@ class Proxy:
     async def __aexit__(self, *error: object) -> None:
         assert self._server is not None
         self._server.close()
-        self.cut()
-        for task in list(self._tasks):
-            await asyncio.wait([task])
+        # One that was accepted just before is a task some turns of the loop later.
+        for _ in range(4):
+            await asyncio.sleep(0)
+        while self._tasks:
+            self.cut()
+            await asyncio.wait(self._tasks)
         await self._server.wait_closed()
 
     async def busy(self) -> None:
@@ -137,10 +140,15 @@ class Proxy:
         assert task is not None
         self._tasks.add(task)
         self.connections += 1
-        far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._port)
-        both = {writer, far_writer}
+        # From here on a cut breaks it, also while there is no far side yet.
+        both = {writer}
         self._writers |= both
         try:
+            far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._port)
+            both.add(far_writer)
+            self._writers.add(far_writer)
+            if writer.transport.is_closing():
+                return
             await asyncio.gather(self._copy(reader, far_writer), self._copy(far_reader, writer))
         finally:
             self._writers -= both

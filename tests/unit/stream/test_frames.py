@@ -66,6 +66,8 @@ def test_a_frame_is_what_its_group_alone_would_get(link_type, encoding, buffer_b
                 assert made.groups.start == len(frames)
                 assert len(made.begins) == len(made.lengths) == count
                 frames += [made.frame(n) for n in range(count)]
+                parts = zip(made.begins.tolist(), made.lengths.tolist(), strict=True)
+                assert [made.buffer[begin : begin + n] for begin, n in parts] == frames[-count:]
             alone = [layout.frame([pieces[n] for n in group]) for group in groups]
             assert frames == [link_type.wrap(payload, encoding.BINARY_TICKS, seq) for payload in alone]
 
