@@ -89,13 +89,11 @@ class Driven:
 
 @contextlib.contextmanager
 def driven(at: str = "0", **settings: Any) -> Iterator[Driven]:
-    """A real server with these settings."""
+    """A real server with these settings; it is killed in the end, unless it was told to go down before."""
     arguments = json.dumps({"port": int(at), **settings})
     with process("-m", "tests.conformance.driven", arguments, stdin=PIPE) as running:
         assert running.stdout is not None
         yield Driven(running.stdout.readline().strip(), running)
-        running.terminate()
-        running.wait(10)
 
 
 if __name__ == "__main__":
