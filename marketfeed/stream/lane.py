@@ -116,9 +116,11 @@ class Group:
 
     def seat(self, subscriber: Subscriber, alone: bool) -> None:
         """It is in step; ``alone`` = its session has no other subscriber."""
+        seats = self.ready if alone and subscriber.session.link.wire != NO_WIRE else self.careful
+        if subscriber in seats:
+            return
         self.ready.pop(subscriber, None)
         self.careful.pop(subscriber, None)
-        seats = self.ready if alone and subscriber.session.link.wire != NO_WIRE else self.careful
         seats[subscriber] = None
         self._seated()
 
