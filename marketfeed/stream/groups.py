@@ -158,6 +158,15 @@ class Groups:
         if not lane.groups:
             self._lanes = {key: other for key, other in self._lanes.items() if other is not lane}
 
+    def _drop_style(self, group: Group, options: Options) -> None:
+        """Which keys of a message are wanted is any client's choice: what was made for that goes with the last one."""
+        if options.fields is None or any(group.style in lane.styles for lane in self._lanes.values()):
+            return
+        self._framers.pop(group.style, None)
+        encoding = group.encoding
+        if not any(encoding is other for lane in self._lanes.values() for other, _ in lane.styles):
+            self._encodings.pop((encoding.NAME, encoding.with_feed, options.fields), None)
+
     def regroup(self, session: Session) -> None:
         """Put each of the session's subscribers into the group of those who want the same."""
         of_feeds = _of_feeds(session.state)
@@ -208,6 +217,7 @@ class Groups:
             del lane.groups[group.selection, options, group.encoding, group.link_type]
             lane.remove(group)
             self._drop_empty_lane(lane)
+            self._drop_style(group, options)
             if isinstance(group.where, OfLength):
                 self.bar_lengths[group.where.seconds] -= 1
                 self.bar_lengths += Counter()  # what nobody wants is gone
