@@ -230,8 +230,9 @@ class Hub:
             return
         lengths = made.lengths.repeat(ready)
         # Who they are has to be known of all before the first of them leaves.
-        late = [(*seats.at(slots, ready, k), int(sent[k])) for k in (sent != lengths).nonzero()[0].tolist()]
-        for n, subscriber, taken in late:
+        which = (sent != lengths).nonzero()[0]
+        late = seats.at(slots, ready, which)
+        for (n, subscriber), taken in zip(late, sent[which].tolist(), strict=True):
             on_its_way = subscriber.session.link.finish(made.frame(n), taken)
             self.stalled(subscriber.session)
             if not on_its_way:

@@ -233,11 +233,19 @@ class Seats:
         ]
         return np.concatenate(parts)
 
-    def at(self, slots: NDArray[np.int64], ready: NDArray[np.int64], k: int) -> tuple[int, Subscriber]:
-        """Whose wire is the k-th of :meth:`wires`: the place of its slot, and who it is."""
+    def at(
+        self, slots: NDArray[np.int64], ready: NDArray[np.int64], which: NDArray[np.int64]
+    ) -> list[tuple[int, Subscriber]]:
+        """Whose wires these of :meth:`wires` are (ascending): the place of its slot, and who it is."""
         ends = ready.cumsum()
-        n = int(ends.searchsorted(k, side="right"))
-        return n, list(self.group(int(slots[n])).ready)[k - int(ends[n] - ready[n])]
+        found = []
+        place, members, begin = -1, list[Subscriber](), 0
+        for k, n in zip(which.tolist(), ends.searchsorted(which, side="right").tolist(), strict=True):
+            if n != place:
+                # Once a group: all of a large one may be late.
+                place, members, begin = n, list(self.group(int(slots[n])).ready), int(ends[n] - ready[n])
+            found.append((n, members[k - begin]))
+        return found
 
 
 class Changes(NamedTuple):
