@@ -72,7 +72,8 @@ class Groups:
         """A new subscriber, behind, that takes these keys from whoever has them."""
         self.take_away(session, keys)
         session.state.update(dict.fromkeys(named, options))
-        group = self._join_group(session, options, self._selection(session, keys))
+        rules = _rules(session.state, _of_feeds(session.state), keys)
+        group = self._join_group(session, options, Selection(session.feed, rules))
         subscriber = Subscriber(session, options, keys, group)
         session.subscribers.append(subscriber)
         self.regroup(session)
@@ -157,13 +158,24 @@ class Groups:
         if not lane.groups:
             self._lanes = {key: other for key, other in self._lanes.items() if other is not lane}
 
+    def _drop_style(self, group: Group, options: Options) -> None:
+        """Which keys of a message are wanted is any client's choice: what was made for that goes with the last one."""
+        if options.fields is None or any(group.style in lane.styles for lane in self._lanes.values()):
+            return
+        self._framers.pop(group.style, None)
+        encoding = group.encoding
+        if not any(encoding is other for lane in self._lanes.values() for other, _ in lane.styles):
+            self._encodings.pop((encoding.NAME, encoding.with_feed, options.fields), None)
+
     def regroup(self, session: Session) -> None:
         """Put each of the session's subscribers into the group of those who want the same."""
+        of_feeds = _of_feeds(session.state)
         for subscriber in session.subscribers:
-            selection = self._selection(session, subscriber.keys)
+            rules = _rules(session.state, of_feeds, subscriber.keys)
             old = subscriber.group
-            if old.selection == selection:
+            if old.selection.rules == rules:
                 continue
+            selection = Selection(session.feed, rules)
             if old.members == 1 and self._extend(old, subscriber.options, selection):
                 continue
             subscriber.group = self._join_group(session, subscriber.options, selection)
@@ -182,17 +194,6 @@ class Groups:
             return False
         groups[(selection, *rest)] = groups.pop((old, *rest))
         return True
-
-    def _selection(self, session: Session, keys: set[tuple[int, str]]) -> Selection:
-        rules = {Rule(kind, pattern, True) for kind, pattern in keys}
-        # What other subscribers of this session take must be left to them, where a glob of ours covers it too.
-        globbed = {kind for kind, pattern in keys if is_glob(pattern)}
-        rules |= {
-            Rule(kind, pattern, False)
-            for kind, pattern in session.state
-            if (kind, pattern) not in keys and (kind in globbed or (kind, pattern.partition(":")[2]) in keys)
-        }
-        return Selection(session.feed, rules)
 
     def _join_group(self, session: Session, options: Options, selection: Selection) -> Group:
         lane, encoding = self.lane(options), session.encoding
@@ -216,6 +217,31 @@ class Groups:
             del lane.groups[group.selection, options, group.encoding, group.link_type]
             lane.remove(group)
             self._drop_empty_lane(lane)
+            self._drop_style(group, options)
             if isinstance(group.where, OfLength):
                 self.bar_lengths[group.where.seconds] -= 1
                 self.bar_lengths += Counter()  # what nobody wants is gone
+
+
+def _of_feeds(state: Iterable[tuple[int, str]]) -> dict[tuple[int, str], list[str]]:
+    """The patterns that name a feed, by kind and what they name of it."""
+    found: dict[tuple[int, str], list[str]] = {}
+    for kind, pattern in state:
+        _, colon, name = pattern.partition(":")
+        if colon:
+            found.setdefault((kind, name), []).append(pattern)
+    return found
+
+
+def _rules(
+    state: Iterable[tuple[int, str]], of_feeds: dict[tuple[int, str], list[str]], keys: set[tuple[int, str]]
+) -> set[Rule]:
+    """What a subscriber with these keys takes, and what it leaves to the others of its session, where a glob of its own
+    covers that too, or a symbol that does not name its feed. Without a glob this costs as much as it has keys."""
+    rules = {Rule(kind, pattern, True) for kind, pattern in keys}
+    globbed = {kind for kind, pattern in keys if is_glob(pattern)}
+    others = {(kind, pattern) for kind, name in keys for pattern in of_feeds.get((kind, name), ())}
+    if globbed:
+        others.update(key for key in state if key[0] in globbed)
+    rules.update(Rule(kind, pattern, False) for kind, pattern in others - keys)
+    return rules

@@ -101,6 +101,8 @@ class Hub:
         self.stats = HubStats()
         self._groups = Groups(store, coalesce)
         self._servable: deque[Session] = deque()
+        #: to be ended, but not in the midst of a flush: that knows who sits where
+        self._failed: list[Session] = []
         self._instruments_seen = len(store.directory)
         self._clock = clock or SystemClock()
         self._sender = sender
@@ -143,6 +145,9 @@ class Hub:
                 # A defect, but one client's: the others go on.
                 log.exception("%s: could not be served", session.name)
                 session.end(CloseCode.INTERNAL, protocol.error(ErrorCode.INTERNAL, "internal error"))
+        failed, self._failed = self._failed, []
+        for session in failed:
+            session.end(CloseCode.INTERNAL)
         for session in self._heartbeats.pop(now):
             if session.can_take:  # else it hears of us as soon as it takes what is on its way
                 seq = min([subscriber.position for subscriber in session.subscribers], default=self.store.ring.head)
@@ -151,7 +156,7 @@ class Hub:
 
     def due(self) -> float:
         """When :meth:`run` has something to do; in the past = now."""
-        if self._servable:
+        if self._servable or self._failed:
             return -inf
         times = [lane.due() for lane in self._groups.lanes()]
         times.append(self._heartbeats.due())
@@ -230,9 +235,15 @@ class Hub:
             return
         lengths = made.lengths.repeat(ready)
         # Who they are has to be known of all before the first of them leaves.
-        late = [(*seats.at(slots, ready, k), int(sent[k])) for k in (sent != lengths).nonzero()[0].tolist()]
-        for n, subscriber, taken in late:
-            on_its_way = subscriber.session.link.finish(made.frame(n), taken)
+        which = (sent != lengths).nonzero()[0]
+        late = seats.at(slots, ready, which)
+        for (n, subscriber), taken in zip(late, sent[which].tolist(), strict=True):
+            try:
+                on_its_way = subscriber.session.link.finish(made.frame(n), taken)
+            except Exception:
+                log.exception("%s: its link failed", subscriber.session.name)
+                on_its_way = False
+                self.failed(subscriber.session)
             self.stalled(subscriber.session)
             if not on_its_way:
                 subscriber.cursor = before
@@ -243,7 +254,7 @@ class Hub:
         for n, slot in enumerate(wanted.slots[made.groups].tolist()):
             for subscriber in careful.get(slot, ()):
                 session = subscriber.session
-                took = session.link.send(made.frame(n)) if session.can_take else Took.NOTHING
+                took = session.give(made.frame(n)) if session.can_take else Took.NOTHING
                 if took is not Took.MORE:
                     self.stalled(session)
                 if took is Took.NOTHING:
@@ -283,6 +294,11 @@ class Hub:
         """A session's link is full because of something it sent itself."""
         if session.can_take:
             self._stalled(session)
+
+    def failed(self, session: Session) -> None:
+        """A session's link does not do what it has to: nothing more is sent over it, and soon it is ended."""
+        self.stalled(session)
+        self._failed.append(session)
 
     def writable(self, session: Session) -> None:
         """A session's link can take frames again."""
@@ -389,7 +405,7 @@ class Hub:
         """``seq``: see :meth:`Link.wrap`."""
         group = subscriber.group
         frame = group.wrap(group.encoding.ticks(ticks, seqs).frame(), group.encoding.BINARY_TICKS, seq)
-        took = subscriber.session.link.send(frame)
+        took = subscriber.session.give(frame)
         if took is not Took.NOTHING:
             self.stats.frames += 1
             self.stats.ticks += len(ticks)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from functools import cache
 from math import inf
@@ -103,6 +104,7 @@ class Group:
         self.where = where
         self.encoding = encoding
         self.link_type = link_type
+        self.style = encoding, link_type
         self.wrap = link_type.wrap
         #: its number in the lane's arrays
         self.slot = -1
@@ -116,9 +118,11 @@ class Group:
 
     def seat(self, subscriber: Subscriber, alone: bool) -> None:
         """It is in step; ``alone`` = its session has no other subscriber."""
+        seats = self.ready if alone and subscriber.session.link.wire != NO_WIRE else self.careful
+        if subscriber in seats:
+            return
         self.ready.pop(subscriber, None)
         self.careful.pop(subscriber, None)
-        seats = self.ready if alone and subscriber.session.link.wire != NO_WIRE else self.careful
         seats[subscriber] = None
         self._seated()
 
@@ -229,11 +233,19 @@ class Seats:
         ]
         return np.concatenate(parts)
 
-    def at(self, slots: NDArray[np.int64], ready: NDArray[np.int64], k: int) -> tuple[int, Subscriber]:
-        """Whose wire is the k-th of :meth:`wires`: the place of its slot, and who it is."""
+    def at(
+        self, slots: NDArray[np.int64], ready: NDArray[np.int64], which: NDArray[np.int64]
+    ) -> list[tuple[int, Subscriber]]:
+        """Whose wires these of :meth:`wires` are (ascending): the place of its slot, and who it is."""
         ends = ready.cumsum()
-        n = int(ends.searchsorted(k, side="right"))
-        return n, list(self.group(int(slots[n])).ready)[k - int(ends[n] - ready[n])]
+        found = []
+        place, members, begin = -1, list[Subscriber](), 0
+        for k, n in zip(which.tolist(), ends.searchsorted(which, side="right").tolist(), strict=True):
+            if n != place:
+                # Once a group: all of a large one may be late.
+                place, members, begin = n, list(self.group(int(slots[n])).ready), int(ends[n] - ready[n])
+            found.append((n, members[k - begin]))
+        return found
 
 
 class Changes(NamedTuple):
@@ -301,8 +313,9 @@ class Lane:
         self._routes = Routes()
         #: (feed, kinds of which everything is taken) -> groups
         self._wide: dict[tuple[str | None, tuple[int, ...]], dict[Group, None]] = {}
-        #: how a group is written -> the number that stands for it in ``seats``
+        #: how a group is written -> the number that stands for it in ``seats``, and how many groups are written so
         self.styles: dict[Style, int] = {}
+        self._of_style: Counter[Style] = Counter()
         #: how many groups have a condition
         self._conditional = 0
         # Whom to ask when a new instrument appears.
@@ -420,8 +433,11 @@ class Lane:
     def add(self, group: Group) -> None:
         """Route to this group what it selects, now and when it appears."""
         group.slot = self._routes.new()
-        style = self.styles.setdefault((group.encoding, group.link_type), len(self.styles))
-        self.seats.add(group, style)
+        style = group.style
+        if style not in self.styles:
+            self.styles[style] = max(self.styles.values(), default=-1) + 1
+        self._of_style[style] += 1
+        self.seats.add(group, self.styles[style])
         self._conditional += group.where is not None
         if group.wide:
             self._wide.setdefault((group.selection.feed, group.wide), {})[group] = None
@@ -435,6 +451,9 @@ class Lane:
         """Forget this group."""
         self.seats.remove(group.slot)
         self._routes.retire(group.slot)
+        self._of_style[group.style] -= 1
+        if not self._of_style[group.style]:
+            del self._of_style[group.style], self.styles[group.style]
         self._conditional -= group.where is not None
         if group.wide:
             _discard(self._wide, (group.selection.feed, group.wide), group)

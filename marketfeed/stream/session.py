@@ -229,6 +229,15 @@ class Session:
         if self.can_take:
             self.hub.writable(self)
 
+    def give(self, frame: bytes) -> Took:
+        """Send a frame over the link. One that fails is a defect, but one client's: the others go on."""
+        try:
+            return self.link.send(frame)
+        except Exception:
+            log.exception("%s: its link failed", self.name)
+            self.hub.failed(self)
+            return Took.NOTHING
+
     def end(self, code: CloseCode, message: protocol.Message | None = None) -> None:
         """Tell why, if it can be told, and close."""
         if message is not None:
@@ -239,7 +248,10 @@ class Session:
         if not self._closed:
             self.ended = code
             self.closed()
-            self.link.close(code, reason)
+            try:
+                self.link.close(code, reason)
+            except Exception:
+                log.exception("%s: its link could not be closed", self.name)
 
     def _flush_outbox(self) -> None:
         """Send all that waits. Ticks come behind it: while something waits, the link is full, and takes no tick."""
@@ -260,4 +272,4 @@ class Session:
 
     def _send(self, message: protocol.Message) -> Took:
         encoding = self.encoding
-        return self.link.send(self.link.wrap(encoding.messages([message]), encoding.BINARY_MESSAGES, None))
+        return self.give(self.link.wrap(encoding.messages([message]), encoding.BINARY_MESSAGES, None))

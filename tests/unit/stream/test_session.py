@@ -376,3 +376,25 @@ def test_a_position_is_told_only_where_resuming_there_loses_nothing(market):
     link.drain(session)
     market.run(1.0)
     assert session.position() == 2004
+
+
+class Counted(dict):
+    """A dict that knows how many keys were looked at, one after the other."""
+
+    looked_at = 0
+
+    def __iter__(self):
+        for key in super().__iter__():
+            self.looked_at += 1
+            yield key
+
+
+def test_one_more_symbol_costs_as_much_as_there_are_and_not_the_square_of_it(market):
+    session, _ = market.session()
+    session.state = Counted()
+    for n in range(100):
+        market.command(session, action="subscribe", quotes=[f"S{n}"], where=f"bid > {n}")
+    assert len(session.subscribers) == 100
+    before = session.state.looked_at
+    market.command(session, action="subscribe", quotes=["ONE-MORE"], where="bid > 1000")
+    assert session.state.looked_at - before <= 10 * 100
