@@ -21,6 +21,10 @@ _WIDTH = 10
 _QUOTE_BEGIN, _TRADE_BEGIN = 4, 8
 _COLUMNS = slice(4, 10)
 
+#: So many ticks are written one by one.
+_FEW = 8
+_SECOND_NS = 1_000_000_000
+
 
 class _Some:
     """How one kind of tick is written with some of its keys only."""
@@ -80,6 +84,8 @@ class JsonEncoding:
     def _objects(self, rows: Ticks, seqs: NDArray[np.uint64]) -> list[bytes]:
         if self._some is not None:
             return self._with_some(self._some, rows, seqs)
+        if len(rows) <= _FEW:
+            return self._each(rows, seqs)
         self._follow()
         quote, trade, tails = self._quote_heads, self._trade_heads, self._tails
         # Every number of every tick, of its kind or not, is written in one call: cheaper than to part the kinds.
@@ -99,6 +105,38 @@ class JsonEncoding:
                 strict=False,
             )
         ]
+
+    def _each(self, rows: Ticks, seqs: NDArray[np.uint64]) -> list[bytes]:
+        """The same, one by one: for a few that is cheaper than a dozen calls into numpy."""
+        symbols, feed_of, feeds = self._directory.symbols(), self._directory.feed_of(), self._directory.feeds()
+        text_of = self._seconds.text
+        pieces = []
+        for row, seq in zip(rows.tolist(), seqs.tolist(), strict=True):
+            ts, _, _, i, _, kind, _, bid, bid_size, ask, ask_size, price, size = row
+            second, ns = divmod(ts, _SECOND_NS)
+            message: dict[str, Any]
+            if kind == QUOTE:
+                message = {
+                    "T": "q",
+                    "S": symbols[i],
+                    "bp": bid if bid == bid else 0.0,
+                    "bs": bid_size if bid_size == bid_size else 0.0,
+                    "ap": ask if ask == ask else 0.0,
+                    "as": ask_size if ask_size == ask_size else 0.0,
+                }
+            else:
+                message = {
+                    "T": "t",
+                    "S": symbols[i],
+                    "p": price if price == price else 0.0,
+                    "s": size if size == size else 0.0,
+                }
+            message["t"] = f"{text_of(second)}{ns:09d}Z"
+            message["seq"] = seq
+            if self.with_feed:
+                message["f"] = feeds[feed_of[i]]
+            pieces.append(orjson.dumps(message))
+        return pieces
 
     def _bars(self, rows: Ticks, seqs: NDArray[np.uint64]) -> list[bytes]:
         messages = bar_messages(rows, seqs, self._directory, self.with_feed, self._fields)

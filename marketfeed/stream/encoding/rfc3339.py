@@ -39,16 +39,16 @@ class SecondTexts:
     def split(self, times: NDArray[np.int64]) -> tuple[list[str], list[int]]:
         """Of each time (ns since the Unix epoch, UTC, shape (n,)) the text up to the point, and the ns after it."""
         seconds, fractions = np.divmod(times, _SECOND_NS)
-        texts = self._texts
-        begins = []
-        for second in seconds.tolist():
-            text = texts.get(second)
-            if text is None:
-                if len(texts) >= _KEPT:
-                    texts.clear()
-                text = texts[second] = _text(second)
-            begins.append(text)
-        return begins, fractions.tolist()
+        return [self.text(second) for second in seconds.tolist()], fractions.tolist()
+
+    def text(self, second: int) -> str:
+        """Of a whole second, up to the point that its fraction follows."""
+        text = self._texts.get(second)
+        if text is None:
+            if len(self._texts) >= _KEPT:
+                self._texts.clear()
+            text = self._texts[second] = _text(second)
+        return text
 
 
 def _text(second: int) -> str:
