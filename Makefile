@@ -44,8 +44,10 @@ lint: .venv/test.stamp  ## ruff: style and likely errors
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-types: .venv/test.stamp  ## mypy --strict over marketfeed and feeds
+types: .venv/test.stamp tests/js/node_modules/test.stamp  ## mypy --strict over marketfeed and feeds, tsc --strict over the client for pages
 	$(BIN)/mypy
+	@if [ -x tests/js/node_modules/.bin/tsc ]; then echo tsc --project tests/js; tests/js/node_modules/.bin/tsc --project tests/js; \
+		else echo "npm is missing: the types of marketfeed.js are not checked" >&2; fi
 
 bench: .venv/test.stamp  ## micro benchmarks, as tables
 	$(BIN)/python -m pytest bench --benchmark-only --benchmark-columns=min,median,ops,rounds --benchmark-sort=name

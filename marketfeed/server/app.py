@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from importlib import resources
 from typing import Any
 
 import orjson
@@ -10,6 +11,7 @@ from tornado.web import Application, RequestHandler
 
 from marketfeed.transports import longpoll, optional, sse, upgrade
 from marketfeed.transports.base import Gate
+from marketfeed.transports.http import StreamingHandler
 
 #: Pattern, handler, and what the handler is made with.
 Route = tuple[str, type[RequestHandler], dict[str, Any]]
@@ -23,6 +25,7 @@ SEE = [
     "/poll",
     "/socket.io/",
     "/webrtc/offer",
+    "/client/marketfeed.js",
     "/api/symbols",
     "/api/status",
 ]
@@ -38,6 +41,24 @@ class _Json(RequestHandler):
         self.set_header("Content-Type", "application/json")
         self.set_header("Cache-Control", "no-store")
         self.finish(orjson.dumps(self._answer()))
+
+
+class _Script(StreamingHandler):
+    """The client for pages, of this server's own version: a browser asks each time whether it has changed (by ETag)."""
+
+    def initialize(self, script: bytes) -> None:  # type: ignore[override]  # it lets nobody in, so it needs no gate
+        self._script = script
+
+    def set_default_headers(self) -> None:
+        super().set_default_headers()
+        self.set_header("Cache-Control", "no-cache")
+
+    def get(self) -> None:
+        self.set_header("Content-Type", "text/javascript; charset=UTF-8")
+        self.set_header("X-Content-Type-Options", "nosniff")
+        self.finish(self._script)
+
+    head = get
 
 
 def _quiet(handler: RequestHandler) -> None:
@@ -59,6 +80,7 @@ def make_app(
         hosts: addresses of this server for WebRTC; none = the one that a request came to.
         more: what is served besides streams.
     """
+    script = resources.files("marketfeed.client") / "js" / "marketfeed.js"
     return Application(
         [
             *upgrade.routes(gate),
@@ -72,6 +94,7 @@ def make_app(
                 {"answer": lambda: {"service": "marketfeed", "see": SEE}},
             ),
             (r"/api/status", _Json, {"answer": status}),
+            (r"/client/marketfeed\.js", _Script, {"script": script.read_bytes()}),
         ],
         trusted_origins=list(origins),
         webrtc_hosts=list(hosts),

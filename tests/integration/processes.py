@@ -107,6 +107,9 @@ class Proxy:
         self._tasks: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
         self.connections = 0
+        #: cleared, nothing passes any more, and nobody is told
+        self.flowing = asyncio.Event()
+        self.flowing.set()
 
     async def __aenter__(self) -> "Proxy":
         self._server = await asyncio.start_server(self._pass_on, "127.0.0.1", self._at)
@@ -116,6 +119,7 @@ class Proxy:
     async def __aexit__(self, *error: object) -> None:
         assert self._server is not None
         self._server.close()
+        self.flowing.set()
         # One that was accepted just before is a task some turns of the loop later.
         for _ in range(4):
             await asyncio.sleep(0)
@@ -149,17 +153,46 @@ class Proxy:
             self._writers.add(far_writer)
             if writer.transport.is_closing():
                 return
-            await asyncio.gather(self._copy(reader, far_writer), self._copy(far_reader, writer))
+            await asyncio.gather(self._copy(reader, far_writer, writer), self._copy(far_reader, writer, None))
         finally:
             self._writers -= both
             for each in both:
                 each.transport.abort()
             self._tasks.discard(task)
 
-    @staticmethod
-    async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _copy(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, back: asyncio.StreamWriter | None
+    ) -> None:
+        """Pass on what one side says; ``back`` is the way to who says it, if that is a client."""
         with contextlib.suppress(ConnectionError):
             while data := await reader.read(65_536):
+                await self.flowing.wait()
+                if back is not None and not self._passes(data, back):
+                    continue
                 writer.write(data)
                 await writer.drain()
         writer.transport.abort()
+
+    def _passes(self, data: bytes, back: asyncio.StreamWriter) -> bool:
+        """Whether the server gets this of a client."""
+        return True
+
+
+class Wall(Proxy):
+    """A network that lets less through than HTTP promises.
+
+    Args:
+        upgrades: WebSockets pass; else they are refused.
+        streams: event streams pass; else they are held back, as by a proxy that waits for their end.
+    """
+
+    def __init__(self, port: int, upgrades: bool = True, streams: bool = True) -> None:
+        super().__init__(port)
+        self.upgrades = upgrades
+        self.streams = streams
+
+    def _passes(self, data: bytes, back: asyncio.StreamWriter) -> bool:
+        if not self.upgrades and b"\r\nupgrade: websocket\r\n" in data.lower():
+            back.write(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+            return False
+        return self.streams or not data.startswith(b"GET /sse")
