@@ -90,7 +90,8 @@ class Driven:
 @contextlib.contextmanager
 def driven(at: str = "0", **settings: Any) -> Iterator[Driven]:
     """A real server with these settings; it is killed in the end, unless it was told to go down before."""
-    arguments = json.dumps({"port": int(at), **settings})
+    # Numbers are those of the ticks alone: bars that end meanwhile would take some.
+    arguments = json.dumps({"port": int(at), "minute_bars": "wanted", **settings})
     with process("-m", "tests.conformance.driven", arguments, stdin=PIPE) as running:
         assert running.stdout is not None
         yield Driven(running.stdout.readline().strip(), running)

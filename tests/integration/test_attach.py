@@ -122,10 +122,12 @@ def at_work(feed: Attached) -> bool:
 
 
 def freeze(writer: Writer, feed: Attached, at: bool) -> None:
-    """Let the writer stand where it is, or is not, writing a row of the latest table, with ticks in the ring."""
+    """Let the writer stand where it is writing a row of the latest table, or nothing, with ticks in the ring."""
+    ring = feed._store.ring
     for _ in bounded():
         writer.freeze()
-        if feed.head > 10_000 and at_work(feed) == at:
+        claims = ring.oldest + ring.capacity - 1 > ring.head
+        if feed.head > 10_000 and at_work(feed) == at and (at or not claims):
             return
         writer.go_on()
 

@@ -14,7 +14,7 @@ from marketfeed.client import Batch, CommandError, ConnectionRefused, Gap, Posit
 from marketfeed.model import QUOTE, TRADE
 from marketfeed.stream.encoding.binary import read_frame
 from tests.integration.clients import HELLO, free_port, quickly, run, seqs, until
-from tests.integration.processes import BOUND, Proxy, fake, server, stream_of
+from tests.integration.processes import BOUND, TICKS_ONLY, Proxy, fake, server, stream_of
 from tests.realdata import DATA, needs_data
 
 
@@ -45,7 +45,7 @@ def test_on_the_wire_messages_are_text_and_ticks_are_records_behind_their_instru
             assert kinds[:4] == ["success", "subscription", "instruments", "ticks"]
             assert sorted(told.values()) == [(f"SIM-000{n}", "sim") for n in range(10)]
 
-    with server("--feed", "sim?symbols=50&rate=2000") as address:
+    with server(*TICKS_ONLY, "--feed", "sim?symbols=50&rate=2000") as address:
         run(lambda: main(stream_of(address)))
 
 
@@ -66,7 +66,7 @@ def test_batches_go_from_the_past_into_the_present_without_a_seam() -> None:
             behind = [batch async for batch in feed.batches(max_rows=100)]
             assert numbers(behind) == list(range(20_101, 20_201))
 
-    with server("--feed", "sim?symbols=20&rate=20000&seed=3") as address:
+    with server(*TICKS_ONLY, "--feed", "sim?symbols=20&rate=20000&seed=3") as address:
         run(lambda: main(stream_of(address)))
 
 
@@ -85,12 +85,12 @@ def test_the_same_ticks_come_as_records_and_as_json(url) -> None:
         assert [repr(m) for m in got[0][:3000]] == [repr(m) for m in got[2][:3000]]
         assert {type(m) for m in got[2]} == {Quote, Trade}
 
-    with server("--feed", "sim?symbols=20&rate=5000&seed=3") as address:
+    with server(*TICKS_ONLY, "--feed", "sim?symbols=20&rate=5000&seed=3") as address:
         run(lambda: main(address))
 
 
 def test_a_notebook_cell_ends_after_so_many_rows_or_so_many_seconds() -> None:
-    with server("--feed", "sim?symbols=5&rate=20000") as address:
+    with server(*TICKS_ONLY, "--feed", "sim?symbols=5&rate=20000") as address:
         with marketfeed.connect_sync(stream_of(address), encoding="binary") as feed:
             feed.subscribe(quotes=["*"], trades=["*"], since=Position(0))
             first = next(feed)
@@ -111,7 +111,7 @@ def test_a_notebook_cell_ends_after_so_many_rows_or_so_many_seconds() -> None:
 
 
 def test_batches_of_a_json_connection_hold_the_same_numbers() -> None:
-    with server("--feed", "sim?symbols=5&rate=5000") as address:
+    with server(*TICKS_ONLY, "--feed", "sim?symbols=5&rate=5000") as address:
         tables = []
         for encoding in ("json", "binary"):
             with marketfeed.connect_sync(stream_of(address), encoding=encoding) as feed:
@@ -155,7 +155,7 @@ def test_twenty_cuts_lose_and_repeat_nothing_in_batches() -> None:
             assert sorted(seq for kind in got.values() for seq in kind if seq <= end) == list(range(1, end + 1))
             assert all(mine == sorted(mine) for mine in got.values())
 
-    with server("--feed", "sim?symbols=50&rate=20000&seed=5") as address:
+    with server(*TICKS_ONLY, "--feed", "sim?symbols=50&rate=20000&seed=5") as address:
         run(lambda: main(address))
 
 
@@ -174,7 +174,7 @@ def test_throttled_batches_end_on_the_last_value_of_each_symbol_after_cuts() -> 
                     proxy.cut()
             assert len(last) == 10
 
-    with server("--feed", "sim?symbols=10&rate=3000&seed=2") as address:
+    with server(*TICKS_ONLY, "--feed", "sim?symbols=10&rate=3000&seed=2") as address:
         run(lambda: main(address))
 
 
@@ -201,7 +201,7 @@ def test_what_a_slow_consumer_lost_is_told_with_the_batch_behind_it() -> None:
                 if gaps and head > told.seq + 650_000:
                     break
 
-    with server("--feed", "sim?symbols=50&rate=200000", "--ring-ticks", "16384") as address:
+    with server(*TICKS_ONLY, "--feed", "sim?symbols=50&rate=200000", "--ring-ticks", "16384") as address:
         run(lambda: main(stream_of(address)))
 
 
@@ -209,12 +209,12 @@ def test_a_new_life_of_the_server_is_a_gap_and_other_instruments() -> None:
     async def main() -> None:
         port = str(free_port())
         async with contextlib.AsyncExitStack() as stack:
-            with server("--feed", "sim?symbols=5&rate=1000", at=port) as address:
+            with server(*TICKS_ONLY, "--feed", "sim?symbols=5&rate=1000", at=port) as address:
                 feed = await stack.enter_async_context(quickly(stream_of(address), encoding="binary"))
                 told = await feed.subscribe(quotes=["*"], trades=["*"])
                 batches = feed.batches()
                 before = await anext(batches)
-            with server("--feed", "other=sim?symbols=7&rate=1000", at=port):
+            with server(*TICKS_ONLY, "--feed", "other=sim?symbols=7&rate=1000", at=port):
                 while not (batch := await anext(batches)).gaps:
                     assert batch.instruments is before.instruments
                 (gap,) = batch.gaps
@@ -236,7 +236,7 @@ def test_records_are_always_whole() -> None:
             await feed.subscribe(quotes=["*"])
             assert isinstance((await feed.take())[0], Quote)
 
-    with server("--feed", "sim?symbols=5&rate=1000") as address:
+    with server(*TICKS_ONLY, "--feed", "sim?symbols=5&rate=1000") as address:
         run(lambda: main(stream_of(address)))
 
 
@@ -249,7 +249,7 @@ def test_a_server_without_records_is_told_from_one_that_is_not_there() -> None:
 
 def test_iterating_gives_messages_also_of_records() -> None:
     with (
-        server("--feed", "sim?symbols=5&rate=5000") as address,
+        server(*TICKS_ONLY, "--feed", "sim?symbols=5&rate=5000") as address,
         marketfeed.connect_sync(stream_of(address), encoding="binary") as feed,
     ):
         feed.subscribe(quotes=["*"], trades=["*"], since=Position(0), heartbeat=0.1)
@@ -268,7 +268,7 @@ def test_a_day_of_real_quotes_comes_through_batches_as_it_was_recorded() -> None
     rows = 476_855
     path = DATA / "lean/equity/usa/tick/bac/20131007_quote.zip"
     with (
-        server("--feed", f"sim=replay:{path}?speed=max") as address,
+        server(*TICKS_ONLY, "--feed", f"sim=replay:{path}?speed=max") as address,
         marketfeed.connect_sync(stream_of(address), encoding="binary") as feed,
     ):
         feed.subscribe(quotes=["*"], since=Position(0))

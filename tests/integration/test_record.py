@@ -20,7 +20,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from tests.integration.processes import BOUND, ROOT, Proxy, process, server, status, stream_of
+from tests.integration.processes import BOUND, ROOT, TICKS_ONLY, Proxy, process, server, status, stream_of
 from tests.integration.test_tail import Terminal, terminal
 from tests.realdata import DATA, needs_data
 from tests.unit.recording.support import files, leftovers, seqs, told
@@ -245,7 +245,7 @@ def test_a_command_whose_disk_is_full_fails(tmp_path: Path) -> None:
 def test_a_server_is_recorded_and_a_recording_goes_on_where_it_ended(
     market: Path, tmp_path: Path, encoding: str
 ) -> None:
-    with server("--feed", f"csv=replay:{market}?loop=true") as address:
+    with server(*TICKS_ONLY, "--feed", f"csv=replay:{market}?loop=true") as address:
         for _ in range(2):
             rows = safe(tmp_path) + 2_000
             with process(*RECORD, stream_of(address), "-o", str(tmp_path), "--encoding", encoding) as recording:
@@ -292,7 +292,7 @@ def test_a_cut_is_mended_without_a_gap(market: Path, tmp_path: Path) -> None:
             assert await asyncio.wait_for(recording.wait(), BOUND) == 0
             assert proxy.connections >= 3
 
-    with server("--feed", f"csv=replay:{market}?speed=1") as address:
+    with server(*TICKS_ONLY, "--feed", f"csv=replay:{market}?speed=1") as address:
         asyncio.run(main(int(address.rpartition(":")[2])))
     found = seqs(tmp_path)
     assert found == list(range(found[0], found[0] + len(found)))
@@ -345,7 +345,7 @@ def recorder_on_a_terminal(*arguments: str) -> contextlib.AbstractContextManager
 
 
 def test_the_status_tells_how_the_recording_stands(tmp_path: Path) -> None:
-    with server("--feed", "sim?rate=5000", "--record", str(tmp_path / "rec")) as address:
+    with server(*TICKS_ONLY, "--feed", "sim?rate=5000", "--record", str(tmp_path / "rec")) as address:
         recording = until(lambda: (found := status(address)["recording"])["rows"] and found)
         assert recording["state"] == "recording"
         assert recording["file"] in {
@@ -353,5 +353,5 @@ def test_the_status_tells_how_the_recording_stands(tmp_path: Path) -> None:
         }
         done = run("--feed", "sim", "-o", str(tmp_path / "rec"))
         assert (done.returncode, done.stderr) == (1, f"Error: another process records into {tmp_path / 'rec'}\n")
-    with server("--feed", "sim") as address:
+    with server(*TICKS_ONLY, "--feed", "sim") as address:
         assert "recording" not in status(address)
