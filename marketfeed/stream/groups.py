@@ -9,7 +9,8 @@ from math import ceil
 from marketfeed.model.store import TickStore
 from marketfeed.stream.encoding import ENCODINGS, Encoding
 from marketfeed.stream.frames import Framer
-from marketfeed.stream.lane import Group, Lane, Style, Subscriber
+from marketfeed.stream.group import Group, Style, Subscriber
+from marketfeed.stream.lane import Lane
 from marketfeed.stream.session import Session
 from marketfeed.stream.subscription import OfLength, Options, Rule, Selection, is_glob
 

@@ -1,11 +1,9 @@
-"""The hub runs the lanes: it says when to flush, gives groups their frames, and serves those who are behind."""
+"""The hub: when to flush and to serve, and what becomes of a subscription."""
 
 from __future__ import annotations
 
 import logging
-from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass
 from math import inf
 from typing import NamedTuple
 
@@ -15,18 +13,17 @@ from numpy.typing import NDArray
 from marketfeed.model.bars import DEFAULT_SECONDS
 from marketfeed.model.clock import Clock, SystemClock
 from marketfeed.model.instruments import InstrumentDirectory
-from marketfeed.model.ring import Lost
 from marketfeed.model.store import TickStore
-from marketfeed.model.tick import QUOTE, RAW, TICK, Ticks
 from marketfeed.stream import protocol
+from marketfeed.stream.catchup import CatchUp
 from marketfeed.stream.codes import CloseCode, ErrorCode, GapReason, ProtocolError
-from marketfeed.stream.encoding import EncodedTicks, Encoding
-from marketfeed.stream.frames import Frames
+from marketfeed.stream.delivery import Delivery, HubStats
+from marketfeed.stream.encoding import Encoding
+from marketfeed.stream.group import Subscriber
 from marketfeed.stream.groups import Groups
 from marketfeed.stream.heartbeat import Heartbeats
-from marketfeed.stream.lane import FRAME_TICKS, Changes, Lane, Seats, Subscriber, Wanted
-from marketfeed.stream.link import Sender, Took, no_wires
-from marketfeed.stream.positions import SCAN_TICKS, check_position, position_of_time
+from marketfeed.stream.link import Sender, no_wires
+from marketfeed.stream.positions import check_position, position_of_time
 from marketfeed.stream.session import Session
 from marketfeed.stream.subscription import BARS, Options, covering
 
@@ -67,18 +64,6 @@ class Handover(NamedTuple):
     given: list[NDArray[np.bool_]]
 
 
-@dataclass
-class HubStats:
-    """What has been delivered so far."""
-
-    frames: int = 0
-    ticks: int = 0
-    gaps: int = 0
-    ticks_lost: int = 0
-    #: how often a session could not take more
-    stalls: int = 0
-
-
 class Hub:
     """One for a store. Not thread-safe: everything happens on the loop of whoever calls it.
 
@@ -98,15 +83,17 @@ class Hub:
         if not 0 < coalesce <= 1:
             raise ValueError(f"the coalescing window is more than 0 s and at most 1 s, not {coalesce}")
         self.store = store
-        self.stats = HubStats()
         self._groups = Groups(store, coalesce)
-        self._servable: deque[Session] = deque()
-        #: to be ended, but not in the midst of a flush: that knows who sits where
-        self._failed: list[Session] = []
+        self._delivery = Delivery(store, self._groups, sender)
+        self._catch_up = CatchUp(store, self._groups, self._delivery)
         self._instruments_seen = len(store.directory)
         self._clock = clock or SystemClock()
-        self._sender = sender
         self._heartbeats = Heartbeats()
+
+    @property
+    def stats(self) -> HubStats:
+        """What has been delivered so far."""
+        return self._delivery.stats
 
     @property
     def directory(self) -> InstrumentDirectory:
@@ -135,18 +122,18 @@ class Hub:
             for _ in range(_FRAMES_AT_ONCE):
                 if lane.due() > now:
                     break
-                self._flush(lane, now)
-        for _ in range(min(_SERVED_AT_ONCE, len(self._servable))):
-            session = self._servable.popleft()
+                self._delivery.flush(lane, now)
+        for _ in range(min(_SERVED_AT_ONCE, len(self._delivery.servable))):
+            session = self._delivery.servable.popleft()
             session.servable = False
             try:
-                self._serve(session, now)
+                self._catch_up.serve(session, now)
             except Exception:
                 # A defect, but one client's: the others go on.
                 log.exception("%s: could not be served", session.name)
                 session.end(CloseCode.INTERNAL, protocol.error(ErrorCode.INTERNAL, "internal error"))
-        failed, self._failed = self._failed, []
-        for session in failed:
+        failing, self._delivery.failing = self._delivery.failing, []
+        for session in failing:
             session.end(CloseCode.INTERNAL)
         for session in self._heartbeats.pop(now):
             if session.can_take:  # else it hears of us as soon as it takes what is on its way
@@ -156,7 +143,7 @@ class Hub:
 
     def due(self) -> float:
         """When :meth:`run` has something to do; in the past = now."""
-        if self._servable or self._failed:
+        if self._delivery.servable or self._delivery.failing:
             return -inf
         times = [lane.due() for lane in self._groups.lanes()]
         times.append(self._heartbeats.due())
@@ -168,275 +155,24 @@ class Hub:
             self._instruments_seen = count
             self._groups.instruments_added(begin)
 
-    # ---- a lane's flush ----------------------------------------------------------------------------------------
-
-    def _flush(self, lane: Lane, now: float) -> None:
-        if lane.cursor >= lane.until and lane.cursor < self.store.ring.head:
-            lane.begin(now)
-        before = lane.cursor
-        changes = lane.read()
-        if changes.lost:
-            before = lane.cursor = changes.lost.last
-            self._lane_lost(lane, changes.lost)
-        lane.cursor = changes.cursor
-        if len(changes.ticks):
-            self._deliver(lane, changes, before)
-        if not lane.every and lane.cursor >= lane.until:
-            self._begin_late_passes(lane, now)
-
-    def _flush_to(self, lane: Lane, seq: int, now: float) -> None:
-        while lane.cursor < seq:
-            self._flush(lane, now)
-
-    def _deliver(self, lane: Lane, changes: Changes, before: int) -> None:
-        wanted = lane.wanted(changes.ticks)
-        if wanted is None:
-            return
-        ticks, seqs = changes.ticks, changes.seqs
-        if len(wanted.slots) > 1 or len(wanted.order) < len(ticks):
-            needed = np.zeros(len(ticks), np.bool_)
-            needed[wanted.order] = True
-            if not needed.all():
-                # Only what somebody wants is written.
-                places = needed.nonzero()[0]
-                ticks, seqs = ticks.view(RAW)[places].view(TICK), seqs[places]
-                wanted = wanted._replace(order=(needed.cumsum() - 1)[wanted.order])
-        seats = lane.seats
-        # Looked up before anything is sent: a session that can take no more loses the seats of all its subscribers.
-        careful = seats.with_care(wanted.slots)
-        encoded_in: dict[Encoding, EncodedTicks] = {}
-        for style, part in lane.by_style(wanted):
-            framer = self._groups.framer(style)
-            encoded = encoded_in.get(framer.encoding)
-            if encoded is None:
-                encoded = encoded_in[framer.encoding] = framer.encoding.ticks(ticks, seqs)
-            for made in framer.frames(part, encoded, changes.cursor):
-                self._put_at_once(seats, part, made, before)
-                if careful:
-                    self._put_with_care(careful, part, made, before)
-
-    def _put_at_once(self, seats: Seats, wanted: Wanted, made: Frames, before: int) -> None:
-        """Send these frames to all who are ready for them."""
-        slots = wanted.slots[made.groups]
-        ready = seats.ready[slots]
-        wires = seats.wires(slots, ready)
-        if not len(wires):
-            return
-        self.stats.frames += len(wires)
-        if len(slots) == 1:
-            # One frame for all, as where everybody takes everything.
-            self.stats.ticks += len(wires) * len(wanted.order)
-            # It does not begin with the buffer where this is one of several.
-            sent = self._sender(made.buffer, int(made.begins[0]), int(made.lengths[0]), wires)
-        else:
-            self.stats.ticks += int((ready * np.diff(wanted.bounds[made.groups.start : made.groups.stop + 1])).sum())
-            sent = self._sender(made.buffer, made.begins.repeat(ready), made.lengths.repeat(ready), wires)
-        if sent is None:
-            return
-        lengths = made.lengths.repeat(ready)
-        # Who they are has to be known of all before the first of them leaves.
-        which = (sent != lengths).nonzero()[0]
-        late = seats.at(slots, ready, which)
-        for (n, subscriber), taken in zip(late, sent[which].tolist(), strict=True):
-            try:
-                on_its_way = subscriber.session.link.finish(made.frame(n), taken)
-            except Exception:
-                log.exception("%s: its link failed", subscriber.session.name)
-                on_its_way = False
-                self.failed(subscriber.session)
-            self.stalled(subscriber.session)
-            if not on_its_way:
-                subscriber.cursor = before
-
-    def _put_with_care(self, careful: dict[int, list[Subscriber]], wanted: Wanted, made: Frames, before: int) -> None:
-        """Send these frames to those who may not be able to take them any more."""
-        sizes = np.diff(wanted.bounds)[made.groups].tolist()
-        for n, slot in enumerate(wanted.slots[made.groups].tolist()):
-            for subscriber in careful.get(slot, ()):
-                session = subscriber.session
-                took = session.give(made.frame(n)) if session.can_take else Took.NOTHING
-                if took is not Took.MORE:
-                    self.stalled(session)
-                if took is Took.NOTHING:
-                    subscriber.cursor = before
-                else:
-                    self.stats.frames += 1
-                    self.stats.ticks += sizes[n]
-
-    def _lane_lost(self, lane: Lane, lost: Lost) -> None:
-        """The lane itself was lapped, and with it all that are in step."""
-        sessions = {s.session: None for group in lane.groups.values() for s in (*group.ready, *group.careful)}
-        for session in sessions:
-            self._tell_lost(session, lost)
-
-    def _tell_lost(self, session: Session, lost: Lost) -> None:
-        self.stats.gaps += 1
-        self.stats.ticks_lost += lost.last - lost.first + 1
-        session.tell(protocol.gap(lost.first, lost.last, GapReason.LAPPED))
-
-    def _begin_late_passes(self, lane: Lane, now: float) -> None:
-        for subscriber in list(lane.behind):
-            if subscriber.until is None and subscriber.session.can_take and now >= subscriber.not_before:
-                subscriber.begin_pass(max(lane.cursor, subscriber.cursor))
-                self._want_service(subscriber.session)
-
-    # ---- those who are behind -----------------------------------------------------------------------------------
-
-    def _stalled(self, session: Session) -> None:
-        """This session can take no more for now: its subscribers keep their cursors."""
-        session.can_take = False
-        self.stats.stalls += 1
-        for subscriber in session.subscribers:
-            if subscriber.in_step:
-                self._groups.leave(subscriber)
+    # ---- links ------------------------------------------------------------------------------------------------
 
     def stalled(self, session: Session) -> None:
         """A session's link is full because of something it sent itself."""
-        if session.can_take:
-            self._stalled(session)
+        self._delivery.stalled(session)
 
     def failed(self, session: Session) -> None:
         """A session's link does not do what it has to: nothing more is sent over it, and soon it is ended."""
-        self.stalled(session)
-        self._failed.append(session)
+        self._delivery.failed(session)
 
     def writable(self, session: Session) -> None:
         """A session's link can take frames again."""
         session.can_take = True
-        self._want_service(session)
-
-    def _want_service(self, session: Session) -> None:
-        if not session.servable and session.can_take:
-            session.servable = True
-            self._servable.append(session)
-
-    def _serve(self, session: Session, now: float) -> None:
-        """Give each of the session's late subscribers one frame at the most."""
-        more = False
-        for subscriber in list(session.subscribers):
-            if not session.can_take:
-                return
-            if subscriber.in_step or subscriber not in session.subscribers:
-                continue
-            if subscriber.until is not None:
-                more |= self._serve_latest(subscriber, now)
-            elif subscriber.group.lane.every:
-                more |= self._serve_every(subscriber)
-        if more:
-            self._want_service(session)
-
-    def _serve_latest(self, subscriber: Subscriber, now: float) -> bool:
-        """One frame of the latest of what changed after its cursor. Returns whether there is more to do."""
-        group, until = subscriber.group, subscriber.until
-        assert until is not None
-        lane = group.lane
-        mask = group.mask(self.store)
-        mask.reshape(-1)[: subscriber.next_cell] = False
-        if subscriber.given is not None:
-            mask &= ~subscriber.given
-        # A snapshot ends where every tick goes on. Else there is no end: a symbol that never rests would never come.
-        changed = self.store.latest.since(subscriber.cursor, len(self.directory), until if lane.every else None, mask)
-        ticks, seqs = changed.ticks, changed.seqs
-        if group.where is not None:
-            holds = group.where.holds(ticks)
-            ticks, seqs = ticks[holds], seqs[holds]
-        complete = len(ticks) <= FRAME_TICKS
-        in_one = complete and not subscriber.next_cell
-        if in_one and until == lane.cursor:
-            # It can go in step where the lane is, and the lane gives what is newer.
-            n = int(np.searchsorted(seqs, until, side="right"))
-            ticks, seqs = ticks[:n], seqs[:n]
-        if not complete:
-            # Cell by cell, so that each has its turn however often it changes meanwhile.
-            cells = (ticks["kind"].astype(np.intp) - QUOTE) * self.directory.capacity + ticks["instrument"]
-            chosen = np.argpartition(cells, FRAME_TICKS)[:FRAME_TICKS]
-            next_cell = int(cells[chosen].max()) + 1
-            chosen.sort()
-            ticks, seqs = ticks[chosen], seqs[chosen]
-        # In one frame all up to now was seen; of several the first are old by now.
-        end = self.store.ring.head if in_one and until < lane.cursor and not lane.every else until
-        if len(ticks):
-            if self._send(subscriber, ticks, seqs, end if complete else None) is Took.NOTHING:
-                return False
-            subscriber.top = max(subscriber.top, int(seqs[-1]))
-        if not complete:
-            subscriber.next_cell = next_cell
-            return True
-        subscriber.cursor = end
-        subscriber.until = subscriber.given = None
-        if now < subscriber.not_before:
-            return False
-        return not self._groups.join(subscriber) and lane.every
-
-    def _serve_every(self, subscriber: Subscriber) -> bool:
-        """The ticks after its cursor, up to where its lane stands. Returns whether there is more to do."""
-        group = subscriber.group
-        span = self.store.read(subscriber.cursor, subscriber.scan, group.lane.cursor)
-        if span.lost:
-            # First the gap by itself: should the link take no more after it, the ticks behind it are still to be had.
-            subscriber.cursor = span.lost.last
-            self._tell_lost(subscriber.session, span.lost)
-            if not subscriber.session.can_take:
-                return True
-            # What this read did save goes out at once: the next one may come too late for it again, and so on.
-        ticks = span.ticks
-        mine = group.mask(self.store)[ticks["kind"].astype(np.intp) - QUOTE, ticks["instrument"]]
-        places = np.nonzero(mine)[0]
-        if group.where is not None:
-            places = places[group.where.holds(ticks[places])]
-        cursor = span.cursor
-        if len(places) > FRAME_TICKS:
-            places = places[:FRAME_TICKS]
-            cursor = span.first + int(places[-1])
-            subscriber.scan = max(FRAME_TICKS, subscriber.scan // 2)
-        elif len(ticks) == subscriber.scan and len(places) <= FRAME_TICKS // 2:
-            subscriber.scan = min(SCAN_TICKS, subscriber.scan * 2)
-        if len(places):
-            seqs = (places + span.first).astype(np.uint64)
-            if len(places) < len(ticks):
-                # As one piece each: numpy copies a record column by column otherwise.
-                ticks = ticks.view(RAW).take(places).view(TICK)
-            if self._send(subscriber, ticks, seqs, cursor) is Took.NOTHING:
-                return False
-        subscriber.cursor = cursor
-        return not self._groups.join(subscriber)
-
-    def _send(self, subscriber: Subscriber, ticks: Ticks, seqs: NDArray[np.uint64], seq: int | None) -> Took:
-        """``seq``: see :meth:`Link.wrap`."""
-        group = subscriber.group
-        frame = group.wrap(group.encoding.ticks(ticks, seqs).frame(), group.encoding.BINARY_TICKS, seq)
-        took = subscriber.session.give(frame)
-        if took is not Took.NOTHING:
-            self.stats.frames += 1
-            self.stats.ticks += len(ticks)
-        if took is not Took.MORE:
-            self._stalled(subscriber.session)
-        return took
+        self._delivery.want_service(session)
 
     def settled(self, session: Session, after: int, until: int) -> tuple[list[bytes], int]:
-        """The latest of its throttled symbols that changed last between two sequence numbers, the first exclusive.
-
-        For a link that may lose ticks: what was given before ``until`` and has not changed since is given once more.
-
-        Returns:
-            Payloads of frames, at most one for each subscription, and up to where they go; the rest is had from there.
-        """
-        found = []
-        for subscriber in session.subscribers:
-            group = subscriber.group
-            if not group.lane.every:
-                changed = self.store.latest.since(after, len(self.directory), until, group.mask(self.store))
-                if len(changed.seqs) > FRAME_TICKS:
-                    until = int(changed.seqs[FRAME_TICKS - 1])
-                found.append((group, changed))
-        payloads = []
-        for group, (ticks, seqs) in found:
-            keep = seqs <= until
-            if group.where is not None:
-                keep &= group.where.holds(ticks)
-            if keep.any():
-                payloads.append(group.encoding.ticks(ticks[keep], seqs[keep]).frame())
-        return payloads, until
+        """See :meth:`CatchUp.settled`."""
+        return self._catch_up.settled(session, after, until)
 
     # ---- subscriptions ----------------------------------------------------------------------------------------
 
@@ -486,7 +222,7 @@ class Hub:
         live = lane.cursor if lane.every else self.store.ring.head
         started = self._start(subscriber, since) if since is not None else Started(live)
         if lane.every:
-            self._flush_to(lane, started.seq, now)
+            self._delivery.flush_to(lane, started.seq, now)
         live = max(live, started.seq)
         subscriber.cursor = 0 if snapshot else started.seq
         if snapshot or (not lane.every and started.seq < live):
@@ -495,7 +231,7 @@ class Hub:
             subscriber.not_before = now + lane.interval
         if subscriber.until is None:
             self._groups.join(subscriber)
-        self._want_service(session)
+        self._delivery.want_service(session)
         return started
 
     def unsubscribe(self, session: Session, keys: Iterable[tuple[int, str]], now: float) -> list[protocol.Message]:
@@ -535,7 +271,7 @@ class Hub:
         every = [giver for giver in givers if giver.group.lane.every]
         if every:
             # Those in step come to where the throttled ones may be already.
-            self._flush_to(every[0].group.lane, self.store.ring.head, now)
+            self._delivery.flush_to(every[0].group.lane, self.store.ring.head, now)
         reach = max(giver.reach for giver in givers)
         return Handover(
             low=min(giver.position for giver in givers),
@@ -558,7 +294,7 @@ class Hub:
         subscriber = self._groups.add(session, keys, options, ())
         lane = subscriber.group.lane
         if lane.every:
-            self._flush_to(lane, handover.reach, now)
+            self._delivery.flush_to(lane, handover.reach, now)
             subscriber.cursor = handover.reach
             if handover.conflated < handover.reach:
                 subscriber.cursor = handover.conflated
@@ -577,7 +313,7 @@ class Hub:
             gap = protocol.gap(handover.behind + 1, handover.reach, GapReason.MOVED)
         if subscriber.until is None and now >= subscriber.not_before:
             self._groups.join(subscriber)
-        self._want_service(session)
+        self._delivery.want_service(session)
         return Started(position, gap=gap)
 
     def _check_length(self, seconds: int) -> None:

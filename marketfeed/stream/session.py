@@ -15,8 +15,8 @@ from marketfeed.stream.subscription import Options, Rule, Selection, is_glob
 
 if TYPE_CHECKING:
     from marketfeed.stream.encoding import Encoding
+    from marketfeed.stream.group import Subscriber
     from marketfeed.stream.hub import Hub
-    from marketfeed.stream.lane import Subscriber
 
 log = logging.getLogger("marketfeed.session")
 

@@ -7,7 +7,7 @@ import orjson
 import pytest
 from hypothesis import given
 
-from marketfeed.stream.lane import FRAME_TICKS
+from marketfeed.stream.group import FRAME_TICKS
 from tests.unit.stream.support import QUOTE, TRADE, Market
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import orjson
 import pytest
 
-from marketfeed.stream.lane import FRAME_TICKS
+from marketfeed.stream.group import FRAME_TICKS
 from tests.unit.stream.support import QUOTE, TRADE, Market
 
 
