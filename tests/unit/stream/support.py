@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import msgspec
 import numpy as np
 import orjson
 
-from marketfeed.model import QUOTE, TICK, TRADE, TickStore, empty_ticks
+from marketfeed.model import BAR, QUOTE, TICK, TRADE, TickStore, empty_ticks
+from marketfeed.model.bars import BAR_ROW
 from marketfeed.model.tick import Records
 from marketfeed.stream.encoding.binary import read_frame
-from marketfeed.stream.encoding.fields import QUOTE_FIELDS, TRADE_FIELDS
+from marketfeed.stream.encoding.fields import BAR_FIELDS, QUOTE_FIELDS, TRADE_FIELDS
 from marketfeed.stream.hub import Hub
 from marketfeed.stream.link import Numbers, Took
 from marketfeed.stream.session import Session
@@ -22,6 +24,8 @@ class ListLink(EachLink):
     """A link whose network is a list. ``room`` frames fit; then it is full until :meth:`drain`."""
 
     def __init__(self) -> None:
+        #: whether what is binary is msgpack, and not records
+        self.msgpack = False
         self.frames: list[bytes] = []
         self._messages: list[dict[str, Any]] = []
         self._read = 0
@@ -80,7 +84,11 @@ class ListLink(EachLink):
     def messages(self) -> list[dict[str, Any]]:
         """Everything that came, in order."""
         for frame in self.frames[self._read :]:
-            payload = frame.partition(b" ")[2]
+            head, _, payload = frame.partition(b" ")
+            assert head[:1] in (b"B", b"T"), "more than a frame, or less"
+            if self.msgpack:
+                self._messages += msgspec.msgpack.decode(payload)
+                continue
             if frame[:1] == b"B":
                 self._messages += self._records(read_frame(payload))
                 continue
@@ -97,12 +105,15 @@ class ListLink(EachLink):
 
     def _records(self, records: Records) -> Iterator[dict[str, Any]]:
         """As the JSON messages are; a KeyError = the instrument was not told before."""
-        for record in records:
+        for record, bar in zip(records, records.view(BAR_ROW), strict=True):
             told = self.instruments[int(record["instrument"])]
-            message = {"T": "qt"[record["kind"] - QUOTE], **{k: v for k, v in told.items() if k != "id"}}
-            columns = QUOTE_FIELDS if record["kind"] == QUOTE else TRADE_FIELDS
-            message |= {key: float(record[column]) for key, column in columns.items()}
-            yield {**message, "seq": int(record["seq"])}
+            message = {"T": "qtbu"[record["kind"] - QUOTE], **{k: v for k, v in told.items() if k != "id"}}
+            if record["kind"] >= BAR:
+                values = {key: float(bar[column]) for key, column in BAR_FIELDS.items()}
+            else:
+                columns = QUOTE_FIELDS if record["kind"] == QUOTE else TRADE_FIELDS
+                values = {key: float(record[column]) for key, column in columns.items()}
+            yield {**message, **values, "seq": int(record["seq"])}
 
     def positions(self) -> list[int | None]:
         """Of each frame, where it says that its subscriber is then."""
@@ -155,6 +166,7 @@ class Market:
         if wired:
             link = WiredLink(len(self._wired))
             self._wired.append(link)
+        link.msgpack = encoding == "msgpack"
         session = Session(self.hub, link, self.hub.encoding(encoding, feed is None), "test", feed, **more)
         return session, link
 
