@@ -99,6 +99,8 @@ class Parts:
 
     def close(self) -> None:
         """Nothing more is published: let go of feeds and of the store's file. May be called twice."""
+        if hasattr(self, "bars"):
+            self.bars.close()
         for runner in getattr(self, "runners", ()):
             runner.close()
         if self.shared is not None:

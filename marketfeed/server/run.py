@@ -98,7 +98,6 @@ async def _run(parts: Parts, server: LimitedServer, stop: asyncio.Event, on_read
             server.stop()
             parts.gate.close()
             await _drained(parts.gate)
-            parts.bars.close()
             parts.driver.close()
             await server.close_all_connections()
             if parts.recorder is not None:
