@@ -119,7 +119,18 @@ def _serving(ticks: int, symbols: int, cpu: int) -> Iterator[tuple[str, int]]:
         _record(recording, ticks, symbols)
         port = free_port()
         ring = 1 << (ticks - 1).bit_length()
-        command = [sys.executable, "-m", "marketfeed", "serve", "--port", str(port), "--ring-ticks", str(ring)]
+        command = [
+            sys.executable,
+            "-m",
+            "marketfeed",
+            "serve",
+            "--port",
+            str(port),
+            "--ring-ticks",
+            str(ring),
+            "--minute-bars",
+            "wanted",
+        ]
         command += ["--feed", f"sim=replay:{recording}?speed=max"]
         with server(command, port, cpu, ROOT, Path(name) / "log", {}) as pid:
             give_up = time.monotonic() + _BOUND_S
