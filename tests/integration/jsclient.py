@@ -86,7 +86,8 @@ async def in_node(url: str, **options: Any) -> AsyncIterator[JsClient]:
     async def listen() -> None:
         assert process.stdout is not None
         async for line in process.stdout:
-            client.heard([json.loads(line)])
+            if line.endswith(b"\n"):  # else it was killed in the midst of it
+                client.heard([json.loads(line)])
 
     async def listen_to_errors() -> None:
         assert process.stderr is not None
