@@ -61,7 +61,7 @@ bench-peers: .venv/test.stamp bench/node_modules/bench.stamp  ## marketfeed besi
 	$(BIN)/python -m bench.fanout --json bench-peers.json --plot bench-peers.png
 
 soak: .venv/test.stamp  ## look for rare interleavings of delivery that the tests did not think of (ten minutes)
-	MARKETFEED_SOAK=20000 $(BIN)/python -m pytest tests/unit/stream/test_hub_model.py -o timeout=900
+	MARKETFEED_SOAK=8000 $(BIN)/python -m pytest tests/unit/stream/test_hub_model.py -o timeout=1800
 
 clean:  ## remove what the targets made
 	rm -rf .venv build dist *.egg-info bench/node_modules tests/js/node_modules bench-peers.json bench-peers.png .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
