@@ -4,9 +4,9 @@
 that nothing of the interpreter runs between two of them; :class:`PlainSender` is one `write` each, where there is no
 io_uring or it is not allowed.
 
-Measured beside one `write` each, io_uring takes 5 to 10 % off the CPU of an update where each client gets a frame of its
-own, and nothing where a hundred get the same. Tried and lost: the sends as one ``map(call, sends, frames)``; huge pages
-for the heap. bench/README.md has the numbers, and what is left.
+Measured beside one `write` each, io_uring takes a tenth off the CPU of an update where each client gets a frame of its
+own, and nothing where a hundred get the same. Tried and lost: the sends as one ``map(call, sends, frames)``, and huge
+pages for the heap. bench/README.md has the numbers, and what is left.
 """
 
 from __future__ import annotations
