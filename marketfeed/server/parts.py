@@ -32,6 +32,7 @@ from marketfeed.server.history.handlers import routes as history_routes
 from marketfeed.server.open_files import client_limits
 from marketfeed.stream.hub import Hub
 from marketfeed.stream.session import Authenticate
+from marketfeed.transports import optional
 from marketfeed.transports.base import Gate
 from marketfeed.transports.senders import best_sender
 
@@ -63,6 +64,7 @@ class Parts:
             raise
 
     def _make(self, config: Config, loop: asyncio.AbstractEventLoop) -> None:
+        optional.load()  # before there are feeds, whose time would run meanwhile
         self.store = store = self.shared.store if self.shared is not None else _on_heap(config)
         self.recorder = _recorder(store, config["record"], self.clock) if config["record"] else None
         self.hub = Hub(store, config["coalesce_ms"] / 1000, sender=best_sender())

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from importlib import import_module
+from types import ModuleType
 from typing import Any
 
 from tornado.web import RequestHandler
@@ -30,16 +30,22 @@ class _Missing(RequestHandler):
         self.finish(f"not installed on this server: pip install 'marketfeed[{self._extra}]'\n")
 
 
-def routes(gate: Gate) -> Routes:
-    """Those of each transport that is installed, and for each other one the answer 501 that names its extra."""
-    found: Routes = []
-    for extra, (path, names) in _TRANSPORTS.items():
+def load() -> dict[str, ModuleType | None]:
+    """The module of each transport, by its extra; None = it is not installed. The first time it takes a second."""
+    found: dict[str, ModuleType | None] = {}
+    for extra, (_, names) in _TRANSPORTS.items():
         try:
-            make: Callable[[Gate], Routes] = import_module(f"marketfeed.transports.{extra}").routes
+            found[extra] = import_module(f"marketfeed.transports.{extra}")
         except ModuleNotFoundError as error:
             if (error.name or "").partition(".")[0] not in names:
                 raise
-            found.append((path, _Missing, {"extra": extra}))
-        else:
-            found += make(gate)
+            found[extra] = None
+    return found
+
+
+def routes(gate: Gate) -> Routes:
+    """Those of each transport that is installed, and for each other one the answer 501 that names its extra."""
+    found: Routes = []
+    for extra, module in load().items():
+        found += [(_TRANSPORTS[extra][0], _Missing, {"extra": extra})] if module is None else module.routes(gate)
     return found
