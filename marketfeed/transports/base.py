@@ -110,6 +110,11 @@ class Gate:
     def __len__(self) -> int:
         return len(self._sessions)
 
+    @property
+    def closing(self) -> bool:
+        """Whether nobody is let in any more, because the server goes down."""
+        return self._closing
+
     def has_feed(self, name: str) -> bool:
         """Whether there is a feed of that name."""
         return name in self.hub.directory.feeds()

@@ -163,6 +163,9 @@ class SseHandler(StreamingHandler):
         # From here to the detached stream nothing else may run: neither the hub nor Tornado writes to it meanwhile.
         assert isinstance(self.request.connection, HTTP1Connection)
         stream = self.request.connection.stream
+        if self.gate.closing:
+            # Any answer but a stream would have a browser give up; a connection that breaks it makes anew.
+            stream.close()
         if stream.closed():
             return
         link = (self._one if len(commands) == 1 else self._several)(stream, name, self.gate)

@@ -113,7 +113,7 @@ def late(tmp_path: Path) -> str:
     """A recording of whose trades one comes two minutes late; again and again."""
     path = tmp_path / "late.csv"
     path.write_text(LATE)
-    return f"iex=replay:{path}?speed=120&loop=true"
+    return f"iex=replay:{path}?speed=60&loop=true"
 
 
 def test_a_late_trade_amends_its_bar_and_a_recording_that_plays_again_makes_its_bars_again(late: str) -> None:

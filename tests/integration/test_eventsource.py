@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from tests.conformance.driven import driven
 from tests.integration.browser import needs_chromium, page_of
-from tests.integration.processes import BOUND, Proxy, server
+from tests.integration.processes import BOUND, TICKS_ONLY, Proxy, server
 
 _SCRIPT = """(url) => {
   window.seqs = []; window.told = null; window.gaps = 0;
@@ -42,7 +42,7 @@ def test_a_browser_whose_stream_is_cut_loses_nothing_and_is_given_nothing_twice(
                 assert seqs == list(range(seqs[0], seqs[0] + len(seqs)))
                 assert await page.evaluate("window.gaps") == 0
 
-    with server("--feed", "sim?symbols=20&rate=500&seed=3") as address:
+    with server(*TICKS_ONLY, "--feed", "sim?symbols=20&rate=500&seed=3") as address:
         asyncio.run(conversation(address))
 
 
@@ -53,7 +53,7 @@ def test_a_browser_comes_to_the_servers_next_life_and_is_told_what_it_lost():
             with driven() as first:
                 address = first.address
                 page = await stack.enter_async_context(page_of(address))
-                await page.evaluate(_SCRIPT, f"{address}/sse?quotes=*")
+                await page.evaluate(_SCRIPT, f"{address}/sse?quotes=*&since=0")
                 first.publish(("A", "q", 1.0))
                 await page.wait_for_function("window.seqs.length === 1", timeout=BOUND * 1000)
                 first.terminate()

@@ -17,7 +17,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from tests.integration.clients import free_port
 from tests.integration.javascript import JS, needs_node, node
-from tests.integration.processes import BOUND, ROOT, Proxy, process, server, status
+from tests.integration.processes import BOUND, ROOT, TICKS_ONLY, Proxy, process, server, status
 
 SIM = "sim?symbols=20&rate=2000&seed=3"
 POLLING, WEBSOCKET = ["polling"], ["websocket"]
@@ -30,7 +30,7 @@ async def client(address: str, namespace: str = "/", **options):
 
 
 def run(conversation, *arguments: str) -> None:
-    with server("--feed", SIM, *arguments) as address:
+    with server(*TICKS_ONLY, "--feed", SIM, *arguments) as address:
         asyncio.run(asyncio.wait_for(conversation(address), 3 * BOUND))
 
 
@@ -298,12 +298,12 @@ def test_a_server_that_goes_down_is_looked_for_again(transports):
     port = str(free_port())
 
     async def conversation():
-        with server("--feed", SIM, at=port) as address:
+        with server(*TICKS_ONLY, "--feed", SIM, at=port) as address:
             socket = await stack.enter_async_context(client(address, transports=transports))
             await socket.next("connect")
         _, reason, again = await socket.next("disconnect")
         assert (reason, again) in (("transport close", True), ("transport error", True))
-        with server("--feed", SIM, at=port):
+        with server(*TICKS_ONLY, "--feed", SIM, at=port):
             await socket.next("connect")
 
     async def whole():
@@ -410,6 +410,9 @@ def test_one_that_does_not_read_is_not_queued_for_and_is_cut_in_the_end():
         async with connect(websocket_of(address), max_queue=1, compression=None) as slow:
             await slow.send("40")
             await slow.send('42["subscribe",{"quotes":["*"],"trades":["*"]}]')
+            # It is there, and what it asked for is on its way, before it reads nothing more.
+            while "ticks" not in str(await slow.recv()):
+                pass
             slow.transport.pause_reading()
             await none_left(address)
             told = await asyncio.to_thread(status, address)
@@ -477,7 +480,7 @@ def test_pages_of_other_origins_are_kept_out_unless_they_are_named():
 def test_the_example_of_the_docs_logs_quotes(tmp_path):
     document = (ROOT / "docs" / "transports.md").read_text()
     script = re.search(r"```mjs\n(.*?)```", document, re.DOTALL)[1]
-    with server("--feed", SIM, "--key", "alice:secret") as address:
+    with server(*TICKS_ONLY, "--feed", SIM, "--key", "alice:secret") as address:
         process = subprocess.Popen(
             ["node", "--input-type=module", "-e", script.replace("http://127.0.0.1:8000", address)],
             cwd=JS, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
