@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 from tornado.web import Application, RequestHandler
 
-from marketfeed.transports import longpoll, optional, sse, upgrade
+from marketfeed.transports import longpoll, sse, upgrade
 from marketfeed.transports.base import Gate
 from marketfeed.transports.http import StreamingHandler
 
@@ -78,7 +78,7 @@ def make_app(
         status: what `/api/status` answers.
         origins: pages of these may connect besides our own; "*" = any.
         hosts: addresses of this server for WebRTC; none = the one that a request came to.
-        more: what is served besides streams.
+        more: what is served besides streams for everybody.
     """
     script = resources.files("marketfeed.client") / "js" / "marketfeed.js"
     return Application(
@@ -86,7 +86,6 @@ def make_app(
             *upgrade.routes(gate),
             *sse.routes(gate),
             *longpoll.routes(gate),
-            *optional.routes(gate),
             *more,
             (
                 r"/",

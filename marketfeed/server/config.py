@@ -81,6 +81,15 @@ SETTINGS: tuple[Setting, ...] = (
         "poll_timeout", float, 60.0, "s", "end a long poll that is not asked again for so long", least=5, most=86_400
     ),
     Setting("compression", str, "off", "kind", "what WebSocket clients may ask for", choices=("off", "deflate")),
+    Setting(
+        "without",
+        str,
+        (),
+        "transport",
+        "do not load and serve this one, though it is installed",
+        many=True,
+        choices=("socketio", "webrtc"),
+    ),
     Setting("record", str, "", "folder", "every quote and trade goes into Parquet files in it"),
     Setting(
         "max_peers", int, 100, "connections", "how many WebRTC connections there may be at a time", least=0, most=10_000

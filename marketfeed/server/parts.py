@@ -64,7 +64,7 @@ class Parts:
             raise
 
     def _make(self, config: Config, loop: asyncio.AbstractEventLoop) -> None:
-        optional.load()  # before there are feeds, whose time would run meanwhile
+        self._optional = optional.load(config["without"])  # before there are feeds, whose time would run meanwhile
         self.store = store = self.shared.store if self.shared is not None else _on_heap(config)
         self.recorder = _recorder(store, config["record"], self.clock) if config["record"] else None
         self.hub = Hub(store, config["coalesce_ms"] / 1000, sender=best_sender())
@@ -88,7 +88,7 @@ class Parts:
     def application(self) -> Application:
         """All that is served over HTTP."""
         feeds = {runner.name: runner for runner in self.runners}
-        more = [*history_routes(self.history), *admin.routes(feeds)]
+        more = [*optional.routes(self._optional, self.gate), *history_routes(self.history), *admin.routes(feeds)]
         return make_app(self.gate, self.status, self._origins, self.hosts, more)
 
     def announce(self) -> None:

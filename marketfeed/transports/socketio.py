@@ -232,6 +232,8 @@ class Server(socketio.AsyncServer):  # type: ignore[misc]  # the library has no 
         What cannot be read ends the connection, as in the first of all implementations. So do attachments, which no
         command has and which the library would collect without a bound.
         """
+        if eio_sid not in self.environ:
+            return  # it came before its connection ended, and is looked at after
         packet = _read(data)
         if packet is None:
             log.info("%s: not a packet", self.environ[eio_sid]["tornado.handler"].name)

@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from subprocess import PIPE, Popen
 from typing import Any, ClassVar
@@ -15,7 +15,7 @@ from marketfeed.feed import FeedContext, Option, Poll
 from marketfeed.model import QUOTE, TRADE, empty_ticks
 from marketfeed.server.config import Config, load
 from marketfeed.server.run import serve
-from tests.integration.processes import process
+from tests.integration.processes import process, without
 
 #: (symbol, "q" or "t", price)
 Tick = tuple[str, str, float]
@@ -88,10 +88,14 @@ class Driven:
 
 
 @contextlib.contextmanager
-def driven(at: str = "0", **settings: Any) -> Iterator[Driven]:
-    """A real server with these settings; it is killed in the end, unless it was told to go down before."""
+def driven(at: str = "0", transports: Collection[str] = (), **settings: Any) -> Iterator[Driven]:
+    """A real server with these settings; it is killed in the end, unless it was told to go down before.
+
+    Args:
+        transports: those that take long to load, and that a test needs.
+    """
     # Numbers are those of the ticks alone: bars that end meanwhile would take some.
-    arguments = json.dumps({"port": int(at), "minute_bars": "wanted", **settings})
+    arguments = json.dumps({"port": int(at), "minute_bars": "wanted", "without": without(*transports), **settings})
     with process("-m", "tests.conformance.driven", arguments, stdin=PIPE) as running:
         assert running.stdout is not None
         yield Driven(running.stdout.readline().strip(), running)

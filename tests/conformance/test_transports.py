@@ -35,7 +35,7 @@ class Market(Driven):
         return client
 
 
-def run(conversation: Conversation, **settings: Any) -> None:
+def run(transport: type[Client], conversation: Conversation, **settings: Any) -> None:
     async def bounded(server: Market) -> None:
         server.clients = []
         try:
@@ -45,7 +45,7 @@ def run(conversation: Conversation, **settings: Any) -> None:
                 client.cut()
                 await client.gone()
 
-    with driven(**settings) as server:
+    with driven(transports=transport.NEEDS, **settings) as server:
         asyncio.run(bounded(Market(server.address, server.running)))
 
 
@@ -76,7 +76,7 @@ def test_every_tick_comes_once_in_order_from_the_past_into_the_present(transport
         kinds = [message["T"] for message in first.messages if message["T"] not in "qt"]
         assert kinds == ["success", "subscription"]
 
-    run(conversation)
+    run(transport, conversation)
 
 
 @every_transport
@@ -87,7 +87,7 @@ def test_of_one_feed_ticks_have_plain_symbols_and_no_f(transport: type[Client]) 
         await client.until(1)
         assert set(ticks(client.messages)[0]) == {"T", "S", "bp", "bs", "ap", "as", "t", "seq"}
 
-    run(conversation)
+    run(transport, conversation)
 
 
 @every_transport
@@ -103,7 +103,7 @@ def test_a_snapshot_comes_first_and_what_follows_goes_on_from_it(transport: type
         assert [seq for seq in seqs_of(client.messages) if seq <= 4] == [2, 3]
         assert [seq for seq in seqs_of(client.messages) if seq > 4] == [5, 7]
 
-    run(conversation)
+    run(transport, conversation)
 
 
 @every_transport
@@ -117,7 +117,7 @@ def test_a_snapshot_of_more_than_a_frame_comes_whole(transport: type[Client]) ->
             await client.receive()
         assert sorted(seqs_of(client.messages)) == list(range(1, 5001))
 
-    run(conversation)
+    run(transport, conversation)
 
 
 @every_transport
@@ -138,7 +138,7 @@ def test_throttled_symbols_end_on_their_true_last_value(transport: type[Client])
         assert last == {"A": 5000.0, "B": 1199.0}
         assert len(ticks(client.messages)) < 200
 
-    run(conversation)
+    run(transport, conversation)
 
 
 @every_transport
@@ -152,7 +152,7 @@ def test_where_and_fields_hold(transport: type[Client]) -> None:
             {"T": "t", "S": "A", "p": 9.0, "seq": 4, "f": "driven"},
         ]
 
-    run(conversation)
+    run(transport, conversation)
 
 
 @every_transport
@@ -167,7 +167,7 @@ def test_two_subscriptions_go_side_by_side(transport: type[Client]) -> None:
         assert [seq for seq in seqs_of(client.messages) if seq in (1, 4)] == [1, 4]
         assert sorted(seqs_of(client.messages)) == [1, 2, 4, 5]
 
-    run(conversation)
+    run(transport, conversation)
 
 
 @every_transport
@@ -179,7 +179,7 @@ def test_a_heartbeat_tells_how_far_a_quiet_client_is(transport: type[Client]) ->
             await client.receive()
         assert client.messages[-1]["T"] == "heartbeat"
 
-    run(conversation)
+    run(transport, conversation)
 
 
 @every_transport
@@ -200,7 +200,7 @@ def test_what_cannot_be_done_is_refused_by_its_code(transport: type[Client], com
             await server.open(transport, command)
         assert refused.value.code == code
 
-    run(conversation, max_symbols=3)
+    run(transport, conversation, max_symbols=3)
 
 
 @every_transport
@@ -214,7 +214,7 @@ def test_where_there_are_keys_only_they_open(transport: type[Client]) -> None:
         server.publish(("A", "q", 1.0))
         await client.until(1)
 
-    run(conversation, key=["one:two"])
+    run(transport, conversation, key=["one:two"])
 
 
 @every_transport
@@ -238,7 +238,7 @@ def test_one_client_too_many_is_refused_and_those_who_leave_make_room(transport:
         await reading
 
     # A long poll is gone when nobody asks any more; the others when their connection is.
-    run(conversation, max_connections=2, poll_timeout=5.0)
+    run(transport, conversation, max_connections=2, poll_timeout=5.0)
 
 
 @every_transport
@@ -257,7 +257,7 @@ def test_a_cut_loses_nothing_and_repeats_nothing(transport: type[Client]) -> Non
         assert seqs_of(client.messages) == list(range(1, 3052))
         assert not [message for message in client.messages if message["T"] == "gap"]
 
-    run(conversation)
+    run(transport, conversation)
 
 
 @every_transport
@@ -273,7 +273,7 @@ def test_a_throttled_client_that_was_cut_ends_on_the_last_value(transport: type[
         assert as_ticks(client.messages)[-1] == ("A", "q", 4.0)
         assert [seq for seq in seqs_of(client.messages) if seq <= 2] == [1, 2]
 
-    run(conversation)
+    run(transport, conversation)
 
 
 @every_transport
@@ -287,7 +287,7 @@ def test_a_client_that_comes_to_the_servers_next_life_is_told_what_it_cannot_hav
         with pytest.raises(Ended):
             await client.forever()
         await asyncio.to_thread(server.running.wait, BOUND)
-        with driven(server.address.rpartition(":")[2]) as other:
+        with driven(server.address.rpartition(":")[2], transport.NEEDS) as other:
             other.publish(("A", "q", 1.0), ("B", "q", 2.0))
             await client.resume()
             begin = len(client.messages)
@@ -298,7 +298,7 @@ def test_a_client_that_comes_to_the_servers_next_life_is_told_what_it_cannot_hav
             ]
             assert seqs_of(new) == [1, 2]
 
-    run(conversation)
+    run(transport, conversation)
 
 
 @every_transport
@@ -327,7 +327,7 @@ def test_a_slow_client_is_told_what_it_lost(transport: type[Client]) -> None:
         assert gaps
         assert expected == last + 1
 
-    run(conversation, ring_ticks=ring)
+    run(transport, conversation, ring_ticks=ring)
 
 
 @every_transport
@@ -346,7 +346,7 @@ def test_a_server_that_goes_down_says_so(transport: type[Client]) -> None:
         assert ended.value.code == 3000
         assert await asyncio.to_thread(server.running.wait, BOUND) == 0
 
-    run(conversation)
+    run(transport, conversation)
 
 
 @with_commands
@@ -369,4 +369,4 @@ def test_commands_that_follow_are_carried_out_and_answered_in_order(transport: t
         await client.until(2)
         assert seqs_of(client.messages) == [2]
 
-    run(conversation)
+    run(transport, conversation)

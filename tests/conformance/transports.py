@@ -66,6 +66,8 @@ class Client:
     NAME: ClassVar[str]
     #: whether commands can follow when the stream is there
     COMMANDS: ClassVar[bool] = False
+    #: what a server has to load for it
+    NEEDS: ClassVar[tuple[str, ...]] = ()
 
     def __init__(
         self, address: str, commands: list[Command], feed: str | None, credentials: tuple[str, str] | None
@@ -402,6 +404,7 @@ class SocketIOClient(Client):
     """
 
     COMMANDS = True
+    NEEDS = ("socketio",)
 
     async def connect(self, commands: list[Command]) -> None:
         self.prefix = "" if self.feed is None else f"/{self.feed},"
@@ -549,6 +552,7 @@ class WebRtcClient(Client):
 
     NAME = "webrtc"
     COMMANDS = True
+    NEEDS = ("webrtc",)
 
     async def connect(self, commands: list[Command]) -> None:
         self.peer, self.closing = Peer(), None

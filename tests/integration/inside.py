@@ -14,6 +14,7 @@ from marketfeed.server.app import make_app
 from marketfeed.server.auth import authenticator
 from marketfeed.server.driver import Driver
 from marketfeed.stream.hub import Hub
+from marketfeed.transports import optional
 from marketfeed.transports.base import Gate, Limits
 from marketfeed.transports.senders import best_sender
 
@@ -30,7 +31,7 @@ class Inside:
         self.gate = Gate(
             self.hub, self._driver.wake, lambda: loop.time() + self._ahead, "9", Limits(**limits), authenticator(keys)
         )
-        self._server = HTTPServer(make_app(self.gate, dict, origins))
+        self._server = HTTPServer(make_app(self.gate, dict, origins, more=optional.routes(optional.load(), self.gate)))
         sockets = bind_sockets(0, "127.0.0.1")
         self._server.add_sockets(sockets)
         self.address = f"http://127.0.0.1:{sockets[0].getsockname()[1]}"

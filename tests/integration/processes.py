@@ -7,13 +7,15 @@ import os
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 #: With these options a server whose clients want no bars numbers nothing but its feeds' ticks.
 TICKS_ONLY = ("--minute-bars", "wanted")
+#: Transports that take a server half a second to load: a test's server has those that the test names.
+_SLOW = ("socketio", "webrtc")
 #: Seconds that anything may take before a test is given up.
 BOUND = 30.0
 
@@ -58,10 +60,20 @@ def fake(*connections: list[list[Any]]) -> Iterator[Fake]:
         yield Fake(running, int(running.stdout.readline()))
 
 
+def without(*transports: str) -> list[str]:
+    """The transports that a server need not load for a test of these."""
+    return [each for each in _SLOW if each not in transports]
+
+
+def serve(*transports: str) -> list[str]:
+    """The arguments of a process that serves; of the transports that take long to load only these."""
+    return ["-m", "marketfeed", "serve", *(word for each in without(*transports) for word in ("--without", each))]
+
+
 @contextlib.contextmanager
-def server(*arguments: str, at: str = "0") -> Iterator[str]:
+def server(*arguments: str, at: str = "0", transports: Collection[str] = ()) -> Iterator[str]:
     """A real server, on a free port by default; gives its http address."""
-    with process("-m", "marketfeed", "serve", "--port", at, "--log-level", "warning", *arguments) as running:
+    with process(*serve(*transports), "--port", at, "--log-level", "warning", *arguments) as running:
         assert running.stdout is not None
         line = running.stdout.readline()
         assert line.startswith("marketfeed on "), line

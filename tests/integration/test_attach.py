@@ -19,7 +19,7 @@ from marketfeed.client.errors import AttachError, WriterLost
 from marketfeed.client.follow import Follow
 from marketfeed.client.messages import Gap, Quote
 from marketfeed.model.tick import Ticks
-from tests.integration.processes import BOUND, ROOT, process, stream_of
+from tests.integration.processes import BOUND, ROOT, process, serve, stream_of
 from tests.integration.store_writer import INSTRUMENTS
 from tests.integration.store_writing import Writer, expected, writing
 from tests.shm import memory_directory
@@ -189,7 +189,7 @@ def test_a_writer_that_stands_still_is_told_from_one_that_is_quiet(folder: Path)
 def sharing(folder: Path, *arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """A server that shares its memory as "us"; its process and address."""
     options = ["--share", "us", "--share-dir", str(folder), "--port", "0", "--log-level", "error", *arguments]
-    with process("-m", "marketfeed", "serve", *options) as running:
+    with process(*serve(), *options) as running:
         assert running.stdout is not None
         line = running.stdout.readline()
         assert line.startswith("marketfeed on "), line

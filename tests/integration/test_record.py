@@ -20,7 +20,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from tests.integration.processes import BOUND, ROOT, TICKS_ONLY, Proxy, process, server, status, stream_of
+from tests.integration.processes import BOUND, ROOT, TICKS_ONLY, Proxy, process, serve, server, status, stream_of
 from tests.integration.test_tail import Terminal, terminal
 from tests.realdata import DATA, needs_data
 from tests.unit.recording.support import files, leftovers, seqs, told
@@ -53,7 +53,7 @@ def until(true: Callable[[], Any]) -> Any:
 @contextlib.contextmanager
 def serving(*arguments: str, port: str = "0", **options: Any) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """A server, and its http address; it is for the test to end it in good order."""
-    with process("-m", "marketfeed", "serve", "--port", port, *arguments, **options) as running:
+    with process(*serve(), "--port", port, *arguments, **options) as running:
         assert running.stdout is not None
         line = running.stdout.readline()
         assert line.startswith("marketfeed on "), line
@@ -160,7 +160,7 @@ def safe(folder: Path) -> int:
 
 
 def test_a_kill_takes_at_most_the_last_open_piece_along(tmp_path: Path) -> None:
-    with serving("--feed", "sim?symbols=50&rate=30000", "--record", str(tmp_path)) as (running, address):
+    with serving(*TICKS_ONLY, "--feed", "sim?symbols=50&rate=30000", "--record", str(tmp_path)) as (running, address):
         until(lambda: safe(tmp_path) > 60_000)
         before = status(address)["recording"]["rows"]
         running.kill()
@@ -300,7 +300,7 @@ def test_a_cut_is_mended_without_a_gap(market: Path, tmp_path: Path) -> None:
 
 
 def test_a_server_that_begins_another_life_is_another_file_with_the_gap_told(tmp_path: Path) -> None:
-    sim = ["--feed", "sim?symbols=20&rate=2000"]
+    sim = [*TICKS_ONLY, "--feed", "sim?symbols=20&rate=2000"]
     with contextlib.ExitStack() as stack:
         running, address = stack.enter_context(serving(*sim))
         recording = stack.enter_context(process(*RECORD, stream_of(address), "-o", str(tmp_path)))

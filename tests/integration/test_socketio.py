@@ -30,7 +30,7 @@ async def client(address: str, namespace: str = "/", **options):
 
 
 def run(conversation, *arguments: str) -> None:
-    with server(*TICKS_ONLY, "--feed", SIM, *arguments) as address:
+    with server(*TICKS_ONLY, "--feed", SIM, *arguments, transports=["socketio"]) as address:
         asyncio.run(asyncio.wait_for(conversation(address), 3 * BOUND))
 
 
@@ -298,12 +298,12 @@ def test_a_server_that_goes_down_is_looked_for_again(transports):
     port = str(free_port())
 
     async def conversation():
-        with server(*TICKS_ONLY, "--feed", SIM, at=port) as address:
+        with server(*TICKS_ONLY, "--feed", SIM, at=port, transports=["socketio"]) as address:
             socket = await stack.enter_async_context(client(address, transports=transports))
             await socket.next("connect")
         _, reason, again = await socket.next("disconnect")
         assert (reason, again) in (("transport close", True), ("transport error", True))
-        with server(*TICKS_ONLY, "--feed", SIM, at=port):
+        with server(*TICKS_ONLY, "--feed", SIM, at=port, transports=["socketio"]):
             await socket.next("connect")
 
     async def whole():
@@ -434,6 +434,7 @@ def test_one_that_asks_on_without_reading_is_stopped(flood):
                 async with asyncio.timeout(3):
                     while True:
                         await ws.send(flood)
+                        await asyncio.sleep(0)  # without it the timeout would not be looked at
             ws.transport.abort()
         assert (await asyncio.to_thread(status, address))["feeds"]["sim"]["state"] == "running"
         await none_left(address)
@@ -480,7 +481,7 @@ def test_pages_of_other_origins_are_kept_out_unless_they_are_named():
 def test_the_example_of_the_docs_logs_quotes(tmp_path):
     document = (ROOT / "docs" / "transports.md").read_text()
     script = re.search(r"```mjs\n(.*?)```", document, re.DOTALL)[1]
-    with server(*TICKS_ONLY, "--feed", SIM, "--key", "alice:secret") as address:
+    with server(*TICKS_ONLY, "--feed", SIM, "--key", "alice:secret", transports=["socketio"]) as address:
         process = subprocess.Popen(
             ["node", "--input-type=module", "-e", script.replace("http://127.0.0.1:8000", address)],
             cwd=JS, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,

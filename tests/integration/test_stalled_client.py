@@ -9,7 +9,7 @@ from pathlib import Path
 
 from websockets.asyncio.client import connect
 
-from tests.integration.processes import TICKS_ONLY, process, stream_of
+from tests.integration.processes import TICKS_ONLY, process, serve, stream_of
 
 HEALTHY = 3
 TICKS = 10_000
@@ -70,7 +70,7 @@ def test_a_stalled_client_costs_the_others_nothing_and_is_told_what_it_lost():
         "--log-level",
         "warning",
     ]
-    with process("-m", "marketfeed", "serve", "--port", "0", *arguments) as running:
+    with process(*serve(), "--port", "0", *arguments) as running:
         url = stream_of(running.stdout.readline().split()[-1])
 
         async def conversation():

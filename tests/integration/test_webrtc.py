@@ -43,7 +43,7 @@ SAY = "(command) => channels[0].send(JSON.stringify(command))"
 
 
 def run(conversation, *arguments: str) -> None:
-    with server("--feed", SIM, *arguments) as address:
+    with server("--feed", SIM, *arguments, transports=["webrtc"]) as address:
         asyncio.run(asyncio.wait_for(conversation(address), 3 * BOUND))
 
 
@@ -142,7 +142,7 @@ def test_a_lost_packet_does_not_delay_the_next_quote():
             # Over an ordered channel it would come after what was lost, when that has been sent again.
             assert (await ticks.next("q"))["seq"] == 4
 
-    with driven() as market:
+    with driven(transports=["webrtc"]) as market:
         asyncio.run(asyncio.wait_for(conversation(market), 2 * BOUND))
 
 
@@ -166,7 +166,7 @@ def test_a_last_value_that_was_lost_is_given_once_more():
                 message = await control.next("q")
                 last[message["S"]] = message["bp"]
 
-    with driven() as market:
+    with driven(transports=["webrtc"]) as market:
         asyncio.run(asyncio.wait_for(conversation(market), 2 * BOUND))
 
 
@@ -345,16 +345,34 @@ def test_a_client_that_is_gone_without_a_word_is_noticed():
 
 def test_a_server_that_goes_down_says_so_on_every_channel():
     async def conversation():
-        with driven() as market:
+        with driven(transports=["webrtc"]) as market:
             peer = Peer()
             one, other = peer.channel("/stream"), peer.channel("/v2/driven")
             await peer.connect(market.address)
             for channel in (one, other):
                 await channel.next("success")
-        assert [(await channel.closed())["code"] for channel in (one, other)] == [3000, 3000]
-        await peer.close()
+            market.terminate()
+            assert [(await channel.closed())["code"] for channel in (one, other)] == [3000, 3000]
+            assert await asyncio.to_thread(market.running.wait, BOUND) == 0
+            await peer.close()
 
     asyncio.run(asyncio.wait_for(conversation(), 2 * BOUND))
+
+
+def test_a_server_that_is_told_to_do_without_does_not_load_the_package_and_has_no_such_path():
+    code = (
+        "import atexit, sys; from marketfeed.cli import main; "
+        "atexit.register(lambda: print('aiortc' in sys.modules)); main()"
+    )
+    with process(
+        "-c", code, "serve", "--port", "0", "--feed", SIM, "--without", "webrtc", "--log-level", "error"
+    ) as running:
+        address = running.stdout.readline().split()[-1]
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            urllib.request.urlopen(f"{address}/webrtc/offer", b"{}", timeout=BOUND)
+        assert refused.value.code == 404
+        running.terminate()
+        assert running.stdout.readlines()[-1] == "False\n"
 
 
 def test_without_the_package_the_server_runs_and_says_what_to_install():
