@@ -49,7 +49,7 @@ def test_the_bars_of_two_real_days_are_those_of_pandas_whatever_the_speed() -> N
                 bars += [message for message in await feed.take() if isinstance(message, Bar)]
         return bars
 
-    feeds = [f"{s}=replay:{DATA / TRADES.format(s)}?speed={v}" for s, v in (("ibm", "5000"), ("spy", "max"))]
+    feeds = [f"{s}=replay:{DATA / TRADES.format(s)}?speed={v}" for s, v in (("ibm", "20000"), ("spy", "max"))]
     with server("--feed", feeds[0], "--feed", feeds[1]) as address:
         bars = run(lambda: main(stream_of(address)))
         told = status(address)["bars"]
@@ -94,7 +94,7 @@ def test_through_cuts_every_bar_comes_once() -> None:
             assert feed.reconnects >= 2
         return bars
 
-    with server("--feed", f"replay:{DATA / TRADES.format('ibm')}?speed=5000") as address:
+    with server("--feed", f"replay:{DATA / TRADES.format('ibm')}?speed=15000") as address:
         assert_equal(run(lambda: main(address)), wanted)
 
 

@@ -71,9 +71,9 @@ def told(times: list[int]) -> list[str]:
 @pytest.mark.parametrize(
     ("path", "speed", "expected", "count"),
     [
-        ("lean/equity/usa/tick/bac/20131007_quote.zip", "3000", bac, 476_855),
-        ("lean/forex/oanda/tick/eurusd/20140508_quote.zip", "10000", eurusd, 87_833),
-        ("binance_raw/usdm/btcusdt_20240808.gz", "30", btcusdt, 66_089),
+        ("lean/equity/usa/tick/bac/20131007_quote.zip", "12000", bac, 476_855),
+        ("lean/forex/oanda/tick/eurusd/20140508_quote.zip", "50000", eurusd, 87_833),
+        ("binance_raw/usdm/btcusdt_20240808.gz", "120", btcusdt, 66_089),
     ],
     ids=["BAC quotes", "EURUSD quotes", "BTCUSDT bookTicker"],
 )

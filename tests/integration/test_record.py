@@ -208,7 +208,7 @@ def test_a_full_disk_ends_the_recording_with_an_alarm_and_streaming_goes_on(mark
     rescued, errors = tmp_path / "rescued", tmp_path / "stderr"
     with small_disk(tmp_path / "disk", "400k") as disk, errors.open("w") as stderr:
         folder = disk / "rec"
-        arguments = ["--feed", "sim?symbols=50&rate=4000", "--record", str(folder)]
+        arguments = [*TICKS_ONLY, "--feed", "sim?symbols=50&rate=4000", "--record", str(folder)]
         with serving(*arguments, stderr=stderr, **limits(disk)) as (running, address):
             failed = until(lambda: (found := status(address)["recording"])["state"] == "failed" and found)
             assert failed["error"] in ("No space left on device", "File too large")
