@@ -20,6 +20,8 @@ _KEPT = 1 << 15
 #: A frame holds fewer ticks than this: see FRAME_TICKS.
 _COUNT_BITS = 12
 
+_AT_ZERO = np.zeros(1, np.int64)
+
 
 class Frames:
     """Some groups' frames, one each.
@@ -80,6 +82,10 @@ class Framer:
             yield from self._joined(wanted, encoded)
             return
         binary, order = self.encoding.BINARY_TICKS, wanted.order.tolist()
+        if len(wanted.slots) == 1:
+            frame = self._wrap(encoded.frame(order), binary, seq)
+            yield Frames(slice(0, 1), _AT_ZERO, np.array([len(frame)]), frame, [frame])
+            return
         begin, made, size = 0, [], 0
         for n, (low, high) in enumerate(pairwise(wanted.bounds.tolist()), 1):
             made.append(self._wrap(encoded.frame(order[low:high]), binary, seq))
