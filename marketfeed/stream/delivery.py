@@ -118,8 +118,14 @@ class Delivery:
             # It does not begin with the buffer where this is one of several.
             sent = self._sender(made.buffer, int(made.begins[0]), int(made.lengths[0]), wires)
         else:
-            self.stats.ticks += int((ready * np.diff(wanted.bounds[made.groups.start : made.groups.stop + 1])).sum())
-            sent = self._sender(made.buffer, made.begins.repeat(ready), made.lengths.repeat(ready), wires)
+            begins, lengths = made.begins, made.lengths
+            bounds = wanted.bounds[made.groups.start : made.groups.stop + 1]
+            if (ready == 1).all():
+                self.stats.ticks += int(bounds[-1] - bounds[0])
+            else:
+                self.stats.ticks += int((ready * (bounds[1:] - bounds[:-1])).sum())
+                begins, lengths = begins.repeat(ready), lengths.repeat(ready)
+            sent = self._sender(made.buffer, begins, lengths, wires)
         if sent is None:
             return
         lengths = made.lengths.repeat(ready)

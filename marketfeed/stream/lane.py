@@ -179,10 +179,12 @@ class Lane:
         keys.sort()
         order = keys & (1 << bits) - 1
         keys >>= bits
-        first = np.ones(len(keys), np.bool_)
-        np.not_equal(keys[1:], keys[:-1], out=first[1:])
-        begins = first.nonzero()[0]
-        wanted = Wanted(keys[begins], np.append(begins, len(keys)), order)
+        # Where another slot begins, and behind the last.
+        first = np.empty(len(keys) + 1, np.bool_)
+        first[0] = first[-1] = True
+        np.not_equal(keys[1:], keys[:-1], out=first[1:-1])
+        bounds = first.nonzero()[0]
+        wanted = Wanted(keys[bounds[:-1]], bounds, order)
         return self._where_holds(wanted, ticks) if self._conditional else wanted
 
     def _wanted_by(self, group: Group, ticks: Ticks, key: _Wide) -> Wanted | None:
