@@ -40,13 +40,13 @@ class CatchUp:
             if subscriber.in_step or subscriber not in session.subscribers:
                 continue
             if subscriber.until is not None:
-                more |= self._serve_latest(subscriber, now)
+                more |= self._serve_latest(subscriber, now, FRAME_TICKS)
             elif subscriber.group.lane.every:
-                more |= self._serve_every(subscriber)
+                more |= self._serve_every(subscriber, FRAME_TICKS)
         if more:
             self._delivery.want_service(session)
 
-    def _serve_latest(self, subscriber: Subscriber, now: float, most: int = FRAME_TICKS) -> bool:
+    def _serve_latest(self, subscriber: Subscriber, now: float, most: int) -> bool:
         """One frame, of so many ticks at most, of the latest of what changed after its cursor.
 
         Returns whether there is more to do.
@@ -102,7 +102,7 @@ class CatchUp:
             return False
         return not self._groups.join(subscriber) and lane.every
 
-    def _serve_every(self, subscriber: Subscriber, most: int = FRAME_TICKS) -> bool:
+    def _serve_every(self, subscriber: Subscriber, most: int) -> bool:
         """The ticks after its cursor, so many at most, up to where its lane stands.
 
         Returns whether there is more to do.
