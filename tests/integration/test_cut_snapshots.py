@@ -14,7 +14,7 @@ from marketfeed.client.messages import Quote
 from tests.integration.inside import Inside
 from tests.integration.javascript import needs_node
 from tests.integration.jsclient import in_node
-from tests.integration.processes import BOUND, Proxy
+from tests.integration.processes import BOUND, Proxy, fake
 
 #: A frame holds 2,048.
 SYMBOLS = [f"S{n}" for n in range(5000)]
@@ -74,22 +74,28 @@ def test_what_a_throttled_client_catches_up_on_comes_whole_when_it_is_cut() -> N
         quotes: dict[str, Quote] = {}
         async with marketfeed.connect(proxy.url) as feed:
             await feed.subscribe(quotes=["*"], max_hz=20)
-            for connection in range(3):
-                # It is behind; then all has changed, the last symbols first.
-                inside.hub.stalled(next(iter(inside.gate._sessions.values())))
+            publish(inside, SYMBOLS)
+            head = len(SYMBOLS)
+
+            def whole() -> bool:
+                return len(quotes) == len(SYMBOLS) and min(quote.seq for quote in quotes.values()) > head - len(SYMBOLS)
+
+            await until_quotes(feed, quotes, whole)
+            for cut in range(3):
+                # It is behind; then all has changed, the last symbols first, which come last.
+                ((connection, session),) = inside.gate._sessions.items()
+                inside.hub.stalled(session)
                 publish(inside, SYMBOLS[::-1])
+                head += len(SYMBOLS)
+                # Time goes on and the lane's pass ends without it.
+                while (lane := session.subscribers[0].group.lane).cursor < head:
+                    await asyncio.sleep(0.001)
+                assert session.subscribers[0] in lane.behind
                 proxy.cuts = [250_000]
-                inside.gate.writable(next(iter(inside.gate._sessions)))
-                end = len(SYMBOLS) * (connection + 1)
-                await until_quotes(
-                    feed,
-                    quotes,
-                    lambda end=end: (
-                        len(quotes) == len(SYMBOLS) and min(quote.seq for quote in quotes.values()) > end - len(SYMBOLS)
-                    ),
-                )
+                inside.gate.writable(connection)
+                await until_quotes(feed, quotes, whole)
                 assert not proxy.cuts
-                assert proxy.connections == connection + 2
+                assert proxy.connections == cut + 2
 
     through(work)
 
@@ -107,8 +113,40 @@ def test_the_client_for_pages_gets_a_snapshot_whole(options: dict[str, Any], tra
             await client.has(len(SYMBOLS))
             assert sorted(client.seqs()) == list(range(1, len(SYMBOLS) + 1))
             assert [event for event in client.events if event["event"] in ("gap", "error")] == []
-            # A heartbeat of a snapshot that is on its way is no place to go on from.
             assert proxy.connections > 2 or transport == "longpoll"
             assert client.errors == []
 
     through(work)
+
+
+HELLO = ["send", {"T": "success", "msg": "connected", "epoch": 5}]
+
+
+def answer(seq: int) -> list[Any]:
+    return ["send", {"T": "subscription", "quotes": ["*"], "trades": [], "rules": [], "epoch": 5, "seq": seq}]
+
+
+def beat(seq: int, kind: str = "heartbeat") -> list[Any]:
+    return ["send", {"T": kind, "epoch": 5, "seq": seq, "t": "2024-01-01T00:00:00.000000+00:00"}]
+
+
+@needs_node
+@pytest.mark.parametrize("kind", ["heartbeat", "position"])
+def test_the_client_for_pages_takes_no_place_in_the_midst_of_a_snapshot_for_one(kind: str) -> None:
+    begun = [HELLO, ["expect"], answer(100), beat(0), ["send", {"T": "position", "epoch": 5, "seq": None}], ["cut"]]
+    ended = [HELLO, ["expect"], answer(100), beat(100, kind), ["cut"]]
+    later = [HELLO, ["expect"], answer(100)]
+
+    async def main(url: str) -> None:
+        async with asyncio.timeout(BOUND), in_node(url, transports=["websocket"], **QUICK) as client:
+            await client.do("subscribe", id="all", request={"quotes": ["*"], "snapshot": True})
+            for more in ({}, {"since": {"epoch": 5, "seq": 100}}):
+                command = await asyncio.to_thread(server.command)
+                assert {key: command[1].get(key) for key in ("snapshot", *more)} == {"snapshot": True, **more}
+                assert ("since" in command[1]) == bool(more)
+            _, command = await asyncio.to_thread(server.command)
+            assert "snapshot" not in command
+            assert command["since"] == {"epoch": 5, "seq": 100}
+
+    with fake(begun, ended, later) as server:
+        asyncio.run(main(server.url))
