@@ -10,7 +10,8 @@
 After a new connection everything that was subscribed is asked for again from its position, so that each tick arrives
 once and what is lost is told as a :class:`Gap`. Commands that had no answer yet are sent again behind that. A position
 is the number of the last tick that came, or of a heartbeat: of a subscription that is quiet, be it for its ``where``,
-only heartbeats tell how far it is.
+only heartbeats tell how far it is. Where ticks do not come in order the server says so, and then where it is. A
+snapshot that may not have come whole is asked for again.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from marketfeed.client.messages import (
     Heartbeat,
     Instruments,
     Numbered,
+    Place,
     Position,
     Received,
     Subscription,
@@ -259,7 +261,7 @@ class Session:
         self._heartbeat_to_ask = self._wanted_heartbeat
         self._outgoing.clear()
         again = [
-            _Command("subscribe", chunk, None, part.options, since=part.place())
+            _Command("subscribe", chunk, None, part.options, part.snapshot, part.place())
             for part in self._parts.take_all()
             for chunk in _chunks(sorted(part.names))
         ]
@@ -286,7 +288,11 @@ class Session:
         for message in decode_frame(frame):
             if isinstance(message, Numbered):
                 part = sole or parts.owner(message)
-                if part is not None and message.seq > part.position:
+                if part is None:
+                    pass
+                elif part.snapshot or parts.held:
+                    part.arrive(message.seq, parts.held)
+                elif message.seq > part.position:
                     part.position = message.seq
                 messages.append(message)
             else:
@@ -317,6 +323,8 @@ class Session:
             case Heartbeat():
                 self._parts.reach(message)
                 return message
+            case Place():
+                self._parts.reach(message)
             case Subscription():
                 return self._answered(message)
             case Instruments():
@@ -354,7 +362,7 @@ class Session:
             self._parts.remove(command.names)
         else:
             options = command.options.told(command.names, reply.rules)
-            part = Part(options, set(command.names), reply.epoch, reply.seq or 0)
+            part = Part(options, set(command.names), reply.epoch, reply.seq or 0, command.snapshot)
             self._parts.add(part, anew=command.snapshot or command.since is not None)
         if command.request is not None:
             command.request.answer(reply)

@@ -44,6 +44,8 @@ class Subscriber:
         self.until: int | None = None
         #: cells below this one have had their turn in that pass
         self.next_cell = 0
+        #: that pass takes several frames: they are of use only together
+        self.in_pieces = False
         #: in that pass these have been given already, shape (kinds, capacity)
         self.given: NDArray[np.bool_] | None = None
         #: the newest that it has been given by itself
@@ -186,6 +188,10 @@ class Seats:
     def all_taken(self) -> bool:
         """Whether every slot has somebody in step."""
         return not self._empty
+
+    def taken(self) -> NDArray[np.int64]:
+        """The slots that have somebody in step, ascending."""
+        return ((self.ready + self.careful) > 0).nonzero()[0]
 
     def group(self, slot: int) -> Group:
         """Whose slot it is."""

@@ -134,7 +134,7 @@ class Hub:
                 session.end(CloseCode.INTERNAL, protocol.error(ErrorCode.INTERNAL, "internal error"))
         failing, self._delivery.failing = self._delivery.failing, []
         for session in failing:
-            session.end(CloseCode.INTERNAL)
+            session.end_if_doomed()
         for session in self._heartbeats.pop(now):
             if session.can_take:  # else it hears of us as soon as it takes what is on its way
                 seq = min([subscriber.position for subscriber in session.subscribers], default=self.store.ring.head)
@@ -161,9 +161,9 @@ class Hub:
         """A session's link is full because of something it sent itself."""
         self._delivery.stalled(session)
 
-    def failed(self, session: Session) -> None:
-        """A session's link does not do what it has to: nothing more is sent over it, and soon it is ended."""
-        self._delivery.failed(session)
+    def failed(self, session: Session, code: CloseCode = CloseCode.INTERNAL) -> None:
+        """A session, or its link, does not do what it has to: nothing more is sent to it, and soon it is ended."""
+        self._delivery.failed(session, code)
 
     def writable(self, session: Session) -> None:
         """A session's link can take frames again."""
@@ -189,7 +189,7 @@ class Hub:
 
         Args:
             keys: (kind, pattern); one that it has already takes the new options.
-            snapshot: the latest of each symbol first.
+            snapshot: the latest of each symbol first; with ``since``, of those that did not change after it.
             since: what came after this position or time (ns since the Unix epoch) first.
 
         Raises:
@@ -226,7 +226,7 @@ class Hub:
         live = max(live, started.seq)
         subscriber.cursor = 0 if snapshot else started.seq
         if snapshot or (not lane.every and started.seq < live):
-            subscriber.begin_pass(live)
+            subscriber.begin_pass(started.seq if lane.every else live)
         if anew and not lane.every:
             subscriber.not_before = now + lane.interval
         if subscriber.until is None:
@@ -249,6 +249,8 @@ class Hub:
             del session.state[key]
         self._groups.take_away(session, keys)
         self._groups.regroup(session)
+        # Who was in the midst of several frames may be gone.
+        self._delivery.want_service(session)
         taken = [
             self._take_over(session, theirs, options, handover, now) for options, theirs in heirs.items() if theirs
         ]

@@ -70,6 +70,8 @@ class Session:
         self.state: dict[tuple[int, str], Options] = {}
         self.subscribers: list[Subscriber] = []
         self.can_take = True
+        #: its ticks tell where it is: it was told nothing else by a `position` message
+        self.placed = True
         #: waits to be served by the hub
         self.servable = False
         self._outbox: list[protocol.Message] = []
@@ -81,6 +83,8 @@ class Session:
         self.heartbeat = 0.0
         #: the first error that it was told
         self.error: protocol.Message | None = None
+        #: why it is about to be ended: nothing is told any more, and the hub ends it when nothing else is going on
+        self.doomed: CloseCode | None = None
         #: why it was ended by us
         self.ended: CloseCode | None = None
         #: its link may lose ticks: only of throttled symbols, which do not need each one
@@ -97,9 +101,11 @@ class Session:
 
     def receive(self, data: str | bytes, now: float) -> None:
         """A message came: text is JSON, bytes are msgpack. Whatever it is, it is answered."""
-        if self._closed:
+        if self._closed or self.doomed is not None:
             return
         self._answer(lambda: self._carry_out(protocol.decode_command(data), now))
+        # At once: a client that sends on and on does not wait for the hub to run.
+        self.end_if_doomed()
 
     def _carry_out(self, command: protocol.Command, now: float) -> None:
         if isinstance(command, protocol.Auth):
@@ -146,8 +152,8 @@ class Session:
             raise ProtocolError(ErrorCode.SYNTAX, f"heartbeat is 0 or at least {_FASTEST_HEARTBEAT} s")
         if options.fields is not None and self.encoding.RECORDS:
             raise ProtocolError(ErrorCode.SYNTAX, f"fields: {self.encoding.NAME} sends whole records, without a choice")
-        if command.snapshot and command.since is not None:
-            raise ProtocolError(ErrorCode.SYNTAX, "snapshot and since exclude each other")
+        if command.snapshot and isinstance(command.since, str):
+            raise ProtocolError(ErrorCode.SYNTAX, "snapshot and a time as since exclude each other")
         if self.lossy and command.max_hz is None:
             raise ProtocolError(ErrorCode.SYNTAX, "ticks go over an unreliable channel: give max_hz")
         wanted = self.state.keys() | set(keys)
@@ -182,7 +188,9 @@ class Session:
 
         A snapshot that is on its way is of use only as a whole, and a gap that is still to be told must not be lost.
         """
-        if self._outbox or any(subscriber.until is not None for subscriber in self.subscribers):
+        if self._closed or self.doomed is not None or self._outbox:
+            return None
+        if any(subscriber.until is not None for subscriber in self.subscribers):
             return None
         return min([subscriber.position for subscriber in self.subscribers], default=self.hub.store.ring.head)
 
@@ -197,20 +205,21 @@ class Session:
 
     def tell(self, message: protocol.Message) -> None:
         """Send a message that is not a tick, now or as soon as the link takes one."""
-        if self._closed:
+        if self._closed or self.doomed is not None:
             return
         if message["T"] == "error" and self.error is None:
             self.error = message
         self._outbox.append(message)
         if len(self._outbox) > _OUTBOX_MESSAGES:
             log.warning("%s: does not read its answers", self.name)
-            self._finish(CloseCode.SLOW_CLIENT, "slow client")
+            self._outbox.clear()
+            self.hub.failed(self, CloseCode.SLOW_CLIENT)
         else:
             self._flush_outbox()
 
     def introduce(self, ids: Iterable[int]) -> None:
         """Tell what these instruments' ids stand for, each once, before any tick that is sent after this."""
-        if self._closed:
+        if self._closed or self.doomed is not None:
             return
         known = self._introduced
         known.extend(bytes(len(self.hub.directory) - len(known)))
@@ -222,7 +231,7 @@ class Session:
 
     def writable(self) -> None:
         """The link takes frames again, after it had said that it does not."""
-        if self._closed:
+        if self._closed or self.doomed is not None:
             return
         self.can_take = True
         self._flush_outbox()
@@ -237,6 +246,11 @@ class Session:
             log.exception("%s: its link failed", self.name)
             self.hub.failed(self)
             return Took.NOTHING
+
+    def end_if_doomed(self) -> None:
+        """Close, if that was put off until nothing else is going on."""
+        if self.doomed is not None:
+            self.end(self.doomed)
 
     def end(self, code: CloseCode, message: protocol.Message | None = None) -> None:
         """Tell why, if it can be told, and close."""

@@ -202,9 +202,9 @@ def test_more_symbols_than_a_client_may_have_are_refused_whole_and_what_it_has_s
     assert link.closed is None
 
 
-def test_snapshot_and_since_exclude_each_other(market):
+def test_snapshot_and_a_time_exclude_each_other(market):
     session, link = market.session()
-    good(market, session, snapshot=True, since={"seq": 0})
+    good(market, session, snapshot=True, since="2024-01-01T00:00:00Z")
     assert told(link) == ["error 400"]
     assert session.state == {}
 
