@@ -44,6 +44,7 @@ class Session:
         authenticate: None = everybody may subscribe.
         max_symbols: how many symbols and globs it may have at a time.
         max_globs: how many of them may be globs, each of which is held against every instrument.
+        max_rules: of how many different options they may be, each of which is a subscriber of its own.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class Session:
         authenticate: Authenticate | None = None,
         max_symbols: int = 10_000,
         max_globs: int = 100,
+        max_rules: int = 100,
     ) -> None:
         self.hub = hub
         self.link = link
@@ -66,6 +68,7 @@ class Session:
         self._authenticate = authenticate
         self._max_symbols = max_symbols
         self._max_globs = max_globs
+        self._max_rules = max_rules
         #: (kind, pattern) -> how it is wanted
         self.state: dict[tuple[int, str], Options] = {}
         self.subscribers: list[Subscriber] = []
@@ -155,6 +158,7 @@ class Session:
             raise ProtocolError(ErrorCode.SYMBOL_LIMIT, f"symbol limit exceeded: {self._max_symbols} at a time")
         if sum(is_glob(pattern) for _, pattern in wanted) > self._max_globs:
             raise ProtocolError(ErrorCode.SYMBOL_LIMIT, f"glob limit exceeded: {self._max_globs} at a time")
+        self._check_rules(set(keys), options)
         since = protocol.parse_time(command.since) if isinstance(command.since, str) else command.since
         started = self.hub.subscribe(self, keys, options, command.snapshot, since, now)
         if command.heartbeat is not None:
@@ -167,6 +171,14 @@ class Session:
             # The hub gives nobody a tick of these before it runs again.
             wanted_now = Selection(self.feed, {Rule(kind, pattern, True) for kind, pattern in keys})
             self.introduce(i for _, i in wanted_now.resolve(self.hub.directory))
+
+    def _check_rules(self, keys: set[tuple[int, str]], options: Options) -> None:
+        """See that there is room for these options: those of whom these keys are all that there is make some."""
+        others = {subscriber.options for subscriber in self.subscribers if not subscriber.keys <= keys}
+        if len(others | {options}) > self._max_rules:
+            raise ProtocolError(
+                ErrorCode.SYMBOL_LIMIT, f"rule limit exceeded: {self._max_rules} different options at a time"
+            )
 
     def _unsubscribe(self, command: protocol.Unsubscribe, now: float) -> None:
         gaps = self.hub.unsubscribe(self, command.patterns(), now)

@@ -202,6 +202,37 @@ def test_more_symbols_than_a_client_may_have_are_refused_whole_and_what_it_has_s
     assert link.closed is None
 
 
+def test_more_different_options_than_a_client_may_have_are_refused_whole_and_what_it_has_stays(market):
+    session, link = market.session(max_rules=2)
+    good(market, session, "A")
+    good(market, session, "B", max_hz=1)
+    before = dict(session.state)
+    good(market, session, "C", where="bid > 1")
+    good(market, session, "B", "C", fields=["bp"], since={"seq": 0})  # of the second rule nothing is left by then
+    assert told(link) == ["subscription", "subscription", "error 405", "subscription"]
+    assert "2 different options" in link.messages()[2]["msg"]
+    assert dict(session.state) != before
+    good(market, session, "A", max_hz=2)
+    good(market, session, "D", max_hz=2, snapshot=True)  # the same options once more are no more of them
+    good(market, session, "D", max_hz=3)
+    market.command(session, action="unsubscribe", quotes=["B", "C"])
+    good(market, session, "D", max_hz=3)
+    assert told(link)[4:] == ["subscription", "subscription", "error 405", "subscription", "subscription"]
+    assert [rule["quotes"] for rule in link.messages()[-1]["rules"]] == [["A"], ["D"]]
+    assert link.closed is None
+
+
+def test_however_many_options_a_client_tries_the_hub_has_as_many_groups_as_it_may_have(market):
+    session, link = market.session(max_rules=5)
+    for n in range(MANY):
+        good(market, session, f"S{n}", fields=["bp"], where=f"bid > {n}", max_hz=1 + n % 50)
+    assert len(session.subscribers) == 5
+    assert sum(len(lane.groups) for lane in market.hub._groups.lanes()) == 5
+    assert told(link).count("error 405") == MANY - 5
+    session.closed()
+    assert market.hub._groups.lanes() == []
+
+
 def test_snapshot_and_since_exclude_each_other(market):
     session, link = market.session()
     good(market, session, snapshot=True, since={"seq": 0})
