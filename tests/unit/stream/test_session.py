@@ -11,7 +11,7 @@ import pytest
 from marketfeed.stream import protocol
 from marketfeed.stream.codes import CloseCode, ErrorCode
 from marketfeed.stream.session import Session
-from tests.unit.stream.support import QUOTE, ListLink, Market
+from tests.unit.stream.support import QUOTE, TICK, ListLink, Market, np
 
 #: More of anything than is kept for one client.
 MANY = 1000
@@ -429,3 +429,97 @@ def test_one_more_symbol_costs_as_much_as_there_are_and_not_the_square_of_it(mar
     before = session.state.looked_at
     market.command(session, action="subscribe", quotes=["ONE-MORE"], where="bid > 1000")
     assert session.state.looked_at - before <= 10 * 100
+
+
+# ---- a command that takes several steps --------------------------------------------------------------------------
+
+TIME = "2023-11-14T22:13:20.000060000Z"  # of tick number 60,001
+
+
+@pytest.fixture
+def wide() -> Market:
+    """Held in more than two steps."""
+    market = Market(ticks=1 << 17)
+    market.instrument("AAPL")
+    for _ in range(7):
+        batch = np.zeros(10_000, TICK)
+        batch["kind"], batch["ts_event"] = QUOTE, 1_700_000_000_000_000_000 + market.store.ring.head + np.arange(10_000)
+        market.store.publish(batch)
+    return market
+
+
+def test_a_time_is_looked_for_in_steps_and_then_answered_as_of_when_it_was_asked_for(wide):
+    session, link = wide.session()
+    good(wide, session, since=TIME, heartbeat=0.1)
+    assert told(link) == []
+    assert (session.looking, session.position()) == (True, None)
+    assert wide.hub.due() < wide.now
+    wide.publish(("AAPL", QUOTE, 7))
+    assert wide.hub.run(wide.now) < wide.now
+    wide.run(1.0)
+    state = next(message for message in link.messages() if message["T"] == "subscription")
+    assert (state["seq"], state["recovered"]) == (60_001, True)
+    assert [tick["seq"] for tick in link.ticks()] == list(range(60_002, 70_002))
+    assert not session.looking
+
+
+def test_commands_that_come_meanwhile_are_carried_out_after_it_in_their_order(wide):
+    session, link = wide.session()
+    good(wide, session, "AAPL", since=TIME)
+    good(wide, session, "MSFT", colour="red")
+    good(wide, session, "B", since=TIME)
+    session.receive("{", wide.now)
+    wide.command(session, action="unsubscribe", quotes=["AAPL"])
+    assert told(link) == []
+    wide.run(1.0)
+    assert told(link) == ["subscription", "error 400", "subscription", "error 400", "subscription"]
+    assert [state["quotes"] for state in link.messages() if state["T"] == "subscription"] == [
+        ["AAPL"],
+        ["AAPL", "B"],
+        ["B"],
+    ]
+
+
+@pytest.mark.parametrize("size", [10, 30_000])
+def test_no_more_commands_wait_than_may_and_none_is_lost(wide, size):
+    session, link = wide.session()
+    good(wide, session, "AAPL", since=TIME)
+    for n in range(MANY):
+        session.receive(orjson.dumps({"action": "unsubscribe", "quotes": [f"S{n}", "x" * size]}), wide.now)
+        assert len(session._waiting) <= 64
+        assert sum(map(len, session._waiting)) <= 1 << 16
+    wide.run()
+    assert len(told(link)) == 1 + MANY
+
+
+def test_what_cannot_be_subscribed_to_is_told_before_it_is_looked_for(wide):
+    session, link = wide.session()
+    for n in range(1, 16):
+        wide.command(session, action="subscribe", bars=[f"S{n}"], bar_seconds=n)
+    wide.command(session, action="subscribe", bars=["AAPL"], bar_seconds=16, since=TIME)
+    assert told(link)[-1] == "error 405"
+    assert not session.looking
+
+
+def test_a_client_that_is_gone_is_looked_for_no_further(wide):
+    session, link = wide.session()
+    good(wide, session, since=TIME)
+    session.closed()
+    assert wide.hub.due() > wide.now
+    wide.run(1.0)
+    assert (link.messages(), session.subscribers) == ([], [])
+
+
+def test_many_that_look_at_a_time_take_turns_and_others_are_served_meanwhile(wide):
+    searching = [wide.session() for _ in range(9)]
+    live, link = wide.session()
+    good(wide, live)
+    for session, _ in searching:
+        good(wide, session, since=TIME)
+    wide.publish(("AAPL", QUOTE, 7))
+    wide.now += 1.0
+    wide.hub.run(wide.now)
+    assert len(link.ticks()) == 1
+    assert any(session.looking for session, _ in searching)
+    wide.run()
+    assert all(len(link.ticks()) == 10_000 for _, link in searching)
