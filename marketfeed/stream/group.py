@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from marketfeed.model.store import TickStore
-from marketfeed.model.tick import QUOTE
 from marketfeed.stream.encoding import Encoding
 from marketfeed.stream.link import NO_WIRE, Link
 from marketfeed.stream.subscription import CHANNELS, Condition, Options, Selection
@@ -128,16 +127,8 @@ class Group:
 
     def mask(self, store: TickStore) -> NDArray[np.bool_]:
         """Which (kind, instrument) it takes, shape (kinds, capacity)."""
-        capacity = store.directory.capacity
-        mask = np.zeros((len(CHANNELS), capacity), np.bool_)
+        mask = self.selection.all_of_kinds(store.directory)
         mask.reshape(-1)[list(self.cells)] = True
-        for kind in self.wide:
-            if self.selection.feed is None:
-                mask[kind - QUOTE] = True
-            else:
-                feeds = store.directory.feeds()
-                if self.selection.feed in feeds:
-                    mask[kind - QUOTE] |= store.directory.of_feed(feeds.index(self.selection.feed))
         return mask
 
 

@@ -6,11 +6,13 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterable
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
+from marketfeed.model.steps import Steps
 from marketfeed.stream import protocol
 from marketfeed.stream.codes import CloseCode, ErrorCode, ProtocolError
 from marketfeed.stream.link import Link, Took
+from marketfeed.stream.positions import Found
 from marketfeed.stream.subscription import Options, Rule, Selection, is_glob
 
 if TYPE_CHECKING:
@@ -28,8 +30,18 @@ _INTRODUCED_AT_ONCE = 2_000
 
 _FASTEST_HEARTBEAT = 0.1
 
+#: So many commands, of so many bytes together, may wait for one that takes several steps. For more it is done at once.
+_WAITING_COMMANDS, _WAITING_BYTES = 64, 1 << 16
+
 #: Says whether these credentials are good.
 Authenticate = Callable[[protocol.Auth], bool]
+
+
+class _Search(NamedTuple):
+    """A `subscribe` whose time is looked for."""
+
+    command: protocol.Subscribe
+    steps: Steps[Found]
 
 
 class Session:
@@ -44,6 +56,7 @@ class Session:
         authenticate: None = everybody may subscribe.
         max_symbols: how many symbols and globs it may have at a time.
         max_globs: how many of them may be globs, each of which is held against every instrument.
+        max_rules: of how many different options they may be, each of which is a subscriber of its own.
     """
 
     def __init__(
@@ -56,6 +69,7 @@ class Session:
         authenticate: Authenticate | None = None,
         max_symbols: int = 10_000,
         max_globs: int = 100,
+        max_rules: int = 100,
     ) -> None:
         self.hub = hub
         self.link = link
@@ -66,6 +80,7 @@ class Session:
         self._authenticate = authenticate
         self._max_symbols = max_symbols
         self._max_globs = max_globs
+        self._max_rules = max_rules
         #: (kind, pattern) -> how it is wanted
         self.state: dict[tuple[int, str], Options] = {}
         self.subscribers: list[Subscriber] = []
@@ -89,6 +104,9 @@ class Session:
         self.ended: CloseCode | None = None
         #: its link may lose ticks: only of throttled symbols, which do not need each one
         self.lossy = False
+        #: a `subscribe` that looks for its time, and the commands that came after it, which wait
+        self._search: _Search | None = None
+        self._waiting: deque[str | bytes] = deque()
         self._closed = False
 
     # ---- from the client -----------------------------------------------------------------------------------------
@@ -103,6 +121,31 @@ class Session:
         """A message came: text is JSON, bytes are msgpack. Whatever it is, it is answered."""
         if self._closed or self.doomed is not None:
             return
+        if self._search is None:
+            self._command(data, now)
+            return
+        self._waiting.append(data)
+        if len(self._waiting) > _WAITING_COMMANDS or sum(map(len, self._waiting)) > _WAITING_BYTES:
+            self.hurry(now)
+
+    @property
+    def looking(self) -> bool:
+        """Whether a command of it is still looked into."""
+        return self._search is not None
+
+    def look_on(self, now: float) -> None:
+        """Take one step of what takes several; at its end the commands that wait behind it are carried out."""
+        if self._search is not None:
+            self._answer(lambda: self._look(now))
+        while self._waiting and self._search is None:
+            self._command(self._waiting.popleft(), now)
+
+    def hurry(self, now: float) -> None:
+        """Carry out at one go whatever other commands wait for."""
+        while self._waiting and not self._closed:
+            self.look_on(now)
+
+    def _command(self, data: str | bytes, now: float) -> None:
         self._answer(lambda: self._carry_out(protocol.decode_command(data), now))
         # At once: a client that sends on and on does not wait for the hub to run.
         self.end_if_doomed()
@@ -161,7 +204,28 @@ class Session:
             raise ProtocolError(ErrorCode.SYMBOL_LIMIT, f"symbol limit exceeded: {self._max_symbols} at a time")
         if sum(is_glob(pattern) for _, pattern in wanted) > self._max_globs:
             raise ProtocolError(ErrorCode.SYMBOL_LIMIT, f"glob limit exceeded: {self._max_globs} at a time")
-        since = protocol.parse_time(command.since) if isinstance(command.since, str) else command.since
+        self._check_rules(set(keys), options)
+        if isinstance(command.since, str):
+            steps = self.hub.locate(self, keys, options, protocol.parse_time(command.since))
+            self._search = _Search(command, steps)
+            self._look(now)
+        else:
+            self._start(command, command.since, now)
+
+    def _look(self, now: float) -> None:
+        """One step; where it is the last, the subscription begins."""
+        search, self._search = self._search, None
+        assert search is not None
+        try:
+            next(search.steps)
+        except StopIteration as end:
+            self._start(search.command, end.value, now)
+        else:
+            self._search = search
+            self.hub.look_on(self)
+
+    def _start(self, command: protocol.Subscribe, since: protocol.Position | Found | None, now: float) -> None:
+        keys, options = command.patterns(), command.options()
         started = self.hub.subscribe(self, keys, options, command.snapshot, since, now)
         if command.heartbeat is not None:
             self.heartbeat = command.heartbeat
@@ -173,6 +237,14 @@ class Session:
             # The hub gives nobody a tick of these before it runs again.
             wanted_now = Selection(self.feed, {Rule(kind, pattern, True) for kind, pattern in keys})
             self.introduce(i for _, i in wanted_now.resolve(self.hub.directory))
+
+    def _check_rules(self, keys: set[tuple[int, str]], options: Options) -> None:
+        """See that there is room for these options: those of whom these keys are all that there is make some."""
+        others = {subscriber.options for subscriber in self.subscribers if not subscriber.keys <= keys}
+        if len(others | {options}) > self._max_rules:
+            raise ProtocolError(
+                ErrorCode.SYMBOL_LIMIT, f"rule limit exceeded: {self._max_rules} different options at a time"
+            )
 
     def _unsubscribe(self, command: protocol.Unsubscribe, now: float) -> None:
         gaps = self.hub.unsubscribe(self, command.patterns(), now)
@@ -188,7 +260,7 @@ class Session:
 
         A snapshot that is on its way is of use only as a whole, and a gap that is still to be told must not be lost.
         """
-        if self._closed or self.doomed is not None or self._outbox:
+        if self._closed or self.doomed is not None or self._outbox or self.looking:
             return None
         if any(subscriber.until is not None for subscriber in self.subscribers):
             return None
@@ -198,6 +270,8 @@ class Session:
         """The connection has gone. May be called twice."""
         self._closed = True
         self._outbox.clear()
+        self._waiting.clear()
+        self._search = None
         self._to_introduce.clear()
         self.hub.drop(self)
 

@@ -33,8 +33,8 @@ class BarPage(NamedTuple):
     #: whether no bar is missing before the first (ascending) or beyond the last (descending)
     complete: bool
     #: bars that begin before this are not given, for the ring may not hold all of their ticks: ns since the Unix
-    #: epoch; None = none can be given
-    held: int | None
+    #: epoch
+    held: int
     #: where the next page begins; None = this is the last
     place: int | None
 
@@ -82,8 +82,7 @@ def bar_page(
         # They are in order. One more than fits tells where the next page begins.
         return _where(sums, slice(-query.limit - 1, None) if query.descending else slice(query.limit + 1))
 
-    held = yield from held_from(ring, feed)
-    first = max(low or 0, _LAST // length if held is None else -(-held // length))
+    first = max(low or 0, -(-held_from(ring, feed) // length))
     wanted = _Wanted(query.seconds, first, high, keep)
     (sums,) = yield from _gather(store, query.feed, selected, [wanted], until, in_time)
     if query.descending:
@@ -91,9 +90,9 @@ def bar_page(
     rest = int(_keys(sums, width)[query.limit]) if len(sums.number) > query.limit else None
     sums = _where(sums, slice(query.limit))
     # The ring may have moved on meanwhile: bars that may have lost a tick by now are all at the early end.
-    held = yield from held_from(ring, feed)
-    sums = _where(sums, sums.number >= (_LAST if held is None else -(-held // length)))
-    if query.descending and rest is not None and (held is None or rest // width * length < held):
+    held = held_from(ring, feed)
+    sums = _where(sums, sums.number >= -(-held // length))
+    if query.descending and rest is not None and rest // width * length < held:
         rest = None
     complete = (query.descending and rest is not None) or covers(held, None if low is None else low * length)
     return BarPage(bars_of(sums, query.seconds), complete, held, rest)
@@ -107,15 +106,15 @@ def last_bars(store: TickStore, feed: str, selected: NDArray[np.bool_], until: i
         OutOfTime: they could not be made in time.
     """
     ring, feed_id = store.ring, store.directory.feeds().index(feed)
-    held = yield from held_from(ring, feed_id)
+    held = held_from(ring, feed_id)
     wanted = []
     for seconds, most in ((_MINUTE_SECONDS, 1), (DAY_SECONDS, 2)):
         length = seconds * SECOND_NS
-        first = _LAST // length if held is None else max(0, -(-held // length))
+        first = max(0, -(-held // length))
         wanted.append(_Wanted(seconds, first, _LAST // length, partial(_newest, most=most)))
     minutes, days = yield from _gather(store, feed, selected, wanted, until, in_time)
     # The ring may have moved on meanwhile, and with it what is held in full.
-    held = yield from held_from(ring, feed_id)
+    held = held_from(ring, feed_id)
     minute, _ = _last_two(bars_of(minutes, _MINUTE_SECONDS), held)
     return LastBars(minute, *_last_two(bars_of(days, DAY_SECONDS), held))
 
@@ -210,14 +209,14 @@ def _newest(sums: Sums, most: int) -> Sums:
     return _where(sums, np.sort(order[stays]))
 
 
-def _last_two(bars: Bars, held: int | None) -> tuple[Bars, Bars]:
+def _last_two(bars: Bars, held: int) -> tuple[Bars, Bars]:
     """The last bar of each instrument, and the one before it; by instrument, and only what is held in full."""
     bars = bars[np.lexsort((bars["ts_event"], bars["instrument"]))]
     instrument = bars["instrument"]
     last, before = np.ones(len(bars), np.bool_), np.zeros(len(bars), np.bool_)
     last[:-1] = instrument[1:] != instrument[:-1]
     before[:-1] = ~last[:-1] & last[1:]
-    whole = bars["ts_event"] >= (_LAST if held is None else held)
+    whole = bars["ts_event"] >= held
     return bars[last & whole], bars[before & whole]
 
 
