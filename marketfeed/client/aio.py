@@ -11,17 +11,20 @@ import asyncio
 import logging
 import random
 import ssl
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Sequence
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import urlsplit
 
+from marketfeed.client import request
 from marketfeed.client.backoff import Backoff
 from marketfeed.client.batch import Batch
 from marketfeed.client.errors import ClientError, CommandError, ConnectionFailed, ConnectionRefused
 from marketfeed.client.inbox import BATCH_ROWS, BatchesAsked, Inbox
 from marketfeed.client.messages import Message, Subscription
-from marketfeed.client.session import Credentials, Session, Since, closed_for_good
+from marketfeed.client.request import Command
+from marketfeed.client.session import Credentials, Session, closed_for_good
+from marketfeed.client.signature import own_parameters_of, parameters_of
 from marketfeed.client.state import State, StateChange
 from marketfeed.client.transport import Transport, open_transport
 from marketfeed.model.clock import Clock, SystemClock
@@ -53,18 +56,20 @@ class Feed:
         self,
         url: str,
         *,
-        credentials: Credentials | None,
-        reconnect: bool,
-        wait_for_server: bool,
-        on_state: Callable[[StateChange], object] | None,
-        encoding: str,
-        buffer: int,
-        open_timeout: float,
-        command_timeout: float,
-        ping_interval: float,
-        ssl_context: ssl.SSLContext | None,
-        backoff: Backoff,
-        clock: Clock,
+        key: str = "",
+        secret: str = "",
+        token: str = "",
+        reconnect: bool = True,
+        wait_for_server: bool = False,
+        on_state: Callable[[StateChange], object] | None = None,
+        encoding: str = "json",
+        buffer: int = BUFFER,
+        open_timeout: float = 10.0,
+        command_timeout: float = 30.0,
+        ping_interval: float = 20.0,
+        ssl_context: ssl.SSLContext | None = None,
+        backoff: Backoff | None = None,
+        clock: Clock | None = None,
     ) -> None:
         parts = urlsplit(url)
         if parts.scheme not in ("ws", "wss") or not parts.hostname:
@@ -77,6 +82,7 @@ class Feed:
         self._encoding = encoding
         self.state = State.CLOSED
         self.reconnects = 0
+        credentials = Credentials(key, secret, token) if key or secret or token else None
         self._session = Session(credentials, parts.path.removeprefix("/v2/") if parts.path.startswith("/v2/") else "")
         self._reconnect = reconnect
         self._wait_for_server = wait_for_server
@@ -86,8 +92,8 @@ class Feed:
         self._command_timeout = command_timeout
         self._ping_interval = ping_interval
         self._ssl_context = ssl_context
-        self._backoff = backoff
-        self._clock = clock
+        self._backoff = backoff or Backoff(random.Random())
+        self._clock = clock or SystemClock()
         self._inbox = Inbox()
         self._there_is = asyncio.Event()  # something to take, or the end
         self._go_on = asyncio.Event()  # room in the inbox, or an answer to read for
@@ -149,21 +155,8 @@ class Feed:
 
     # Commands.
 
-    async def subscribe(
-        self,
-        quotes: Iterable[str] = (),
-        trades: Iterable[str] = (),
-        *,
-        max_hz: float | None = None,
-        where: str | None = None,
-        fields: Iterable[str] | None = None,
-        snapshot: bool = False,
-        since: Since | None = None,
-        heartbeat: float | None = None,
-        bars: Iterable[str] = (),
-        updated_bars: Iterable[str] = (),
-        bar_seconds: int | None = None,
-    ) -> Subscription:
+    @own_parameters_of(request.subscribe)
+    async def subscribe(self, *symbols: Any, **options: Any) -> Subscription:
         """Add symbols to what this feed receives. The options hold for these symbols; named again they take new ones.
 
         Args:
@@ -188,38 +181,18 @@ class Feed:
             ClientError: no answer came in time (it may still come to hold), or the feed is at its end.
             ValueError, TypeError: what is asked for makes no sense.
         """
-        return await self._command(
-            lambda done: self._session.subscribe(
-                done,
-                quotes,
-                trades,
-                max_hz=max_hz,
-                where=where,
-                fields=fields,
-                snapshot=snapshot,
-                since=since,
-                heartbeat=heartbeat,
-                bars=bars,
-                updated_bars=updated_bars,
-                bar_seconds=bar_seconds,
-            )
-        )
+        return await self._answer_to(request.subscribe(*symbols, **options))
 
-    async def unsubscribe(
-        self,
-        quotes: Iterable[str] = (),
-        trades: Iterable[str] = (),
-        bars: Iterable[str] = (),
-        updated_bars: Iterable[str] = (),
-    ) -> Subscription:
+    @own_parameters_of(request.unsubscribe)
+    async def unsubscribe(self, *symbols: Any, **more: Any) -> Subscription:
         """Take symbols away, written as they were subscribed. Returns and raises as :meth:`subscribe`."""
-        return await self._command(lambda done: self._session.unsubscribe(done, quotes, trades, bars, updated_bars))
+        return await self._answer_to(request.unsubscribe(*symbols, **more))
 
-    async def _command(self, ask: Callable[[Callable[[Subscription | CommandError], None]], None]) -> Subscription:
+    async def _answer_to(self, commands: Sequence[Command]) -> Subscription:
         if self._task is None or self._task.done():
             raise self._ended or ClientError("the feed is not open")
         answered: asyncio.Future[Subscription | CommandError] = asyncio.get_running_loop().create_future()
-        ask(lambda answer: None if answered.done() else answered.set_result(answer))
+        self._session.ask(commands, lambda answer: None if answered.done() else answered.set_result(answer))
         self._go_on.set()
         self._send()
         # The end of the feed ends the waiting too.
@@ -450,24 +423,8 @@ class Feed:
                 log.exception("on_state failed")
 
 
-def connect(
-    url: str,
-    *,
-    key: str = "",
-    secret: str = "",
-    token: str = "",
-    reconnect: bool = True,
-    wait_for_server: bool = False,
-    on_state: Callable[[StateChange], object] | None = None,
-    encoding: str = "json",
-    buffer: int = BUFFER,
-    open_timeout: float = 10.0,
-    command_timeout: float = 30.0,
-    ping_interval: float = 20.0,
-    ssl_context: ssl.SSLContext | None = None,
-    backoff: Backoff | None = None,
-    clock: Clock | None = None,
-) -> Feed:
+@parameters_of(Feed)
+def connect(*address: Any, **options: Any) -> Feed:
     """A feed from a server: ``async with marketfeed.connect(url) as feed:``.
 
     Args:
@@ -490,18 +447,4 @@ def connect(
     Raises:
         ValueError: not such an address.
     """
-    return Feed(
-        url,
-        credentials=Credentials(key, secret, token) if key or secret or token else None,
-        reconnect=reconnect,
-        wait_for_server=wait_for_server,
-        on_state=on_state,
-        encoding=encoding,
-        buffer=buffer,
-        open_timeout=open_timeout,
-        command_timeout=command_timeout,
-        ping_interval=ping_interval,
-        ssl_context=ssl_context,
-        backoff=backoff or Backoff(random.Random()),
-        clock=clock or SystemClock(),
-    )
+    return Feed(*address, **options)

@@ -33,7 +33,7 @@ from marketfeed.client.life import Life
 from marketfeed.client.messages import Gap, Position, parse_time
 from marketfeed.client.parts import matcher
 from marketfeed.client.reader import Reader
-from marketfeed.client.session import Since
+from marketfeed.client.request import Since
 from marketfeed.model.clock import Clock, SystemClock
 from marketfeed.model.shared import DIRECTORY, OpenedStore, ShareError, open_shared
 from marketfeed.model.steps import all_of

@@ -2,6 +2,7 @@
 
 ::
 
+    ask(commands, done)                  what the user wants: see :mod:`marketfeed.client.request`
     connected()                          the transport is open
     receive(frame) -> [Item, ...]        what the user gets of it: messages, or a chunk of records
     outgoing() -> [text, ...]            what is to be sent now; ask after each of the others
@@ -16,12 +17,9 @@ snapshot that may not have come whole is asked for again.
 
 from __future__ import annotations
 
-import datetime
-import math
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
 
 import msgspec
 
@@ -36,19 +34,14 @@ from marketfeed.client.messages import (
     Instruments,
     Numbered,
     Place,
-    Position,
     Received,
     Subscription,
     Success,
     decode_frame,
 )
-from marketfeed.client.parts import BAR_CHANNELS, Name, Options, Part, Parts
+from marketfeed.client.parts import Part, Parts
+from marketfeed.client.request import Command, Request, resume
 from marketfeed.stream.encoding.binary import BadFrame, read_frame
-
-#: A command's symbols take at most so many bytes; more go in several commands. A server reads 64 KiB in one.
-_COMMAND_BYTES = 32 * 1024
-#: And its options so many: a command that is too long ends the connection.
-_OPTIONS_BYTES = 16 * 1024
 
 # Codes of `error` messages.
 _AUTH_FAILED, _ALREADY_AUTHENTICATED, _AUTH_TIMEOUT, _INTERNAL = 402, 403, 404, 500
@@ -57,8 +50,6 @@ _UNASKED = frozenset({_AUTH_TIMEOUT, 406, 407})
 
 #: RFC 6455, 7.4.1: we broke the protocol, or sent what the server does not take. Again would be the same again.
 _OUR_FAULT = frozenset({1002, 1003, 1007, 1008, 1009, 1010})
-
-Since = Position | Mapping[str, int] | datetime.datetime | str
 
 
 class Credentials(NamedTuple):
@@ -73,61 +64,6 @@ class Credentials(NamedTuple):
         if self.token:
             return {"action": "auth", "token": self.token}
         return {"action": "auth", "key": self.key, "secret": self.secret}
-
-
-class Request:
-    """What a user asked for, in one command or several; ``done`` is called once, with the answer or the error."""
-
-    def __init__(self, commands: int, done: Callable[[Subscription | CommandError], None]) -> None:
-        self._left = commands
-        self._done = done
-        self._recovered: bool | None = None
-        self._seq: int | None = None
-
-    def answer(self, reply: Subscription) -> None:
-        """One of its commands was carried out."""
-        if reply.recovered is not None:
-            self._recovered = reply.recovered and self._recovered is not False
-        if self._seq is None:
-            self._seq = reply.seq
-        self._left -= 1
-        if not self._left:
-            self._done(msgspec.structs.replace(reply, recovered=self._recovered, seq=self._seq))
-
-    def fail(self, error: Error) -> None:
-        """One of its commands was not: the first error is the answer to all."""
-        if self._left > 0:
-            self._left = -1
-            self._done(CommandError(error.code, error.msg))
-
-
-@dataclass
-class _Command:
-    """A command that has no answer yet. One without a request resumes what was cut."""
-
-    action: str
-    names: Sequence[Name]
-    request: Request | None
-    options: Options = field(default_factory=Options)
-    snapshot: bool = False
-    since: Position | str | None = None
-    heartbeat: float | None = None
-
-    def text(self) -> str:
-        wire: dict[str, Any] = {"action": self.action}
-        for channel, pattern in self.names:
-            wire.setdefault(channel, []).append(pattern)
-        wire |= self.options.as_wire()
-        # Of a command that was cut in several, or of a subscription whose bars were given up, no bars may be left.
-        if not any(channel in wire for channel in BAR_CHANNELS):
-            wire.pop("bar_seconds", None)
-        if self.snapshot:
-            wire["snapshot"] = True
-        if self.since is not None:
-            wire["since"] = self.since
-        if self.heartbeat is not None:
-            wire["heartbeat"] = self.heartbeat
-        return msgspec.json.encode(wire).decode()
 
 
 class Session:
@@ -149,7 +85,7 @@ class Session:
     def __init__(self, credentials: Credentials | None = None, feed: str = "") -> None:
         self._credentials = credentials
         self._parts = Parts(feed)
-        self._pending: deque[_Command] = deque()
+        self._pending: deque[Command] = deque()
         self._outgoing: list[str] = []
         #: of the present life of the server
         self._instruments = InstrumentTable()
@@ -164,71 +100,20 @@ class Session:
 
     # What the user wants.
 
-    def subscribe(
-        self,
-        done: Callable[[Subscription | CommandError], None],
-        quotes: Iterable[str] = (),
-        trades: Iterable[str] = (),
-        *,
-        max_hz: float | None = None,
-        where: str | None = None,
-        fields: Iterable[str] | None = None,
-        snapshot: bool = False,
-        since: Since | None = None,
-        heartbeat: float | None = None,
-        bars: Iterable[str] = (),
-        updated_bars: Iterable[str] = (),
-        bar_seconds: int | None = None,
-    ) -> None:
-        """Add symbols. ``done`` is called by a later :meth:`receive`.
+    def ask(self, commands: Sequence[Command], done: Callable[[Subscription | CommandError], None]) -> None:
+        """Have these carried out, one after the other. ``done`` is called once, by a later :meth:`receive`.
 
-        Raises:
-            ValueError, TypeError: what is asked for makes no sense.
+        Args:
+            commands: of :func:`~marketfeed.client.request.subscribe` or :func:`~marketfeed.client.request.unsubscribe`.
         """
-        if max_hz is not None and not (math.isfinite(max_hz) and max_hz > 0):
-            raise ValueError(f"max_hz is a number above 0, not {max_hz}")
-        if snapshot and since is not None:
-            raise ValueError("snapshot and since exclude each other: what came since then holds the latest of each")
-        if heartbeat is not None and not (math.isfinite(heartbeat) and heartbeat >= 0):
-            raise ValueError(f"heartbeat is a number of seconds, 0 = none, not {heartbeat}")
-        names = _named(quotes, trades, bars, updated_bars)
-        if bar_seconds is not None and not any(name[0] in BAR_CHANNELS for name in names):
-            raise ValueError("bar_seconds is the length of bars: name some in bars or updated_bars")
-        how = {"options": _options(max_hz, where, fields, bar_seconds), "since": _place(since)}
-        self._command("subscribe", names, done, snapshot=snapshot, heartbeat=heartbeat, **how)
-
-    def unsubscribe(
-        self,
-        done: Callable[[Subscription | CommandError], None],
-        quotes: Iterable[str] = (),
-        trades: Iterable[str] = (),
-        bars: Iterable[str] = (),
-        updated_bars: Iterable[str] = (),
-    ) -> None:
-        """Take symbols away, written as they were subscribed. ``done`` is called by a later :meth:`receive`.
-
-        Raises:
-            ValueError, TypeError: what is asked for makes no sense.
-        """
-        self._command("unsubscribe", _named(quotes, trades, bars, updated_bars), done)
-
-    def _command(
-        self,
-        action: str,
-        names: Sequence[Name],
-        done: Callable[[Subscription | CommandError], None],
-        **how: Any,
-    ) -> None:
-        if not names:
-            raise ValueError(f"{action} names no symbols: give quotes, trades or bars")
-        chunks = _chunks(names)
-        request = Request(len(chunks), done)
-        commands = [_Command(action, chunk, request, **how) for chunk in chunks]
+        request = Request(len(commands), done)
+        for command in commands:
+            command.request = request
         self._pending.extend(commands)
         if self.ready:
             self._write(commands)
 
-    def _write(self, commands: Iterable[_Command]) -> None:
+    def _write(self, commands: Iterable[Command]) -> None:
         for command in commands:
             if self._heartbeat_to_ask is not None and command.action == "subscribe":
                 if command.heartbeat is None:
@@ -260,11 +145,8 @@ class Session:
         self.heartbeat = None
         self._heartbeat_to_ask = self._wanted_heartbeat
         self._outgoing.clear()
-        again = [
-            _Command("subscribe", chunk, None, part.options, part.snapshot, part.place())
-            for part in self._parts.take_all()
-            for chunk in _chunks(sorted(part.names))
-        ]
+        parts = self._parts.take_all()
+        again = [command for part in parts for command in resume(part.names, part.options, part.place(), part.snapshot)]
         self._pending.extendleft(reversed(again))
 
     def outgoing(self) -> list[str]:
@@ -398,63 +280,3 @@ class Session:
 def closed_for_good(code: int | None) -> bool:
     """Whether this close code says that connecting again would not help. None = the connection just broke."""
     return code is not None and (3500 <= code <= 3999 or code in _OUR_FAULT)
-
-
-def _named(
-    quotes: Iterable[str], trades: Iterable[str], bars: Iterable[str], updated_bars: Iterable[str]
-) -> list[Name]:
-    """Every name once, with its channel as it is named on the wire."""
-    given = {"quotes": quotes, "trades": trades, "bars": bars, "updatedBars": updated_bars}
-    return list(dict.fromkeys(name for channel, patterns in given.items() for name in _names(channel, patterns)))
-
-
-def _names(channel: str, patterns: Iterable[str]) -> list[Name]:
-    if isinstance(patterns, str):
-        raise TypeError(f"{channel} is a list of symbols, not one text: {patterns!r}")
-    names = [(channel, pattern) for pattern in patterns]
-    for _, pattern in names:
-        if not isinstance(pattern, str):
-            raise TypeError(f"{channel} is a list of texts: {pattern!r} is none")
-    return names
-
-
-def _options(max_hz: float | None, where: str | None, fields: Iterable[str] | None, bar_seconds: int | None) -> Options:
-    if where is not None and not isinstance(where, str):
-        raise TypeError(f"where is a text, not {where!r}")
-    if isinstance(fields, str):
-        raise TypeError(f"fields is a list of keys, not one text: {fields!r}")
-    keys = None if fields is None else set(fields)
-    for key in keys or ():
-        if not isinstance(key, str):
-            raise TypeError(f"fields is a list of texts: {key!r} is none")
-    if bar_seconds is not None and not isinstance(bar_seconds, int):
-        raise TypeError(f"bar_seconds is a whole number, not {bar_seconds!r}")
-    options = Options(max_hz, where, None if keys is None else tuple(sorted(keys)), bar_seconds)
-    size = len(msgspec.json.encode(options.as_wire()))
-    if size > _OPTIONS_BYTES:
-        raise ValueError(f"where and fields have at most {_OPTIONS_BYTES:,} bytes, not {size:,}")
-    return options
-
-
-def _place(since: Since | None) -> Position | str | None:
-    if isinstance(since, Mapping):
-        return msgspec.convert(since, Position)
-    if isinstance(since, datetime.datetime):
-        if since.tzinfo is None:
-            raise ValueError(f"since has no time zone: {since}")
-        return since.isoformat()
-    return since
-
-
-def _chunks(names: Sequence[Name]) -> list[list[Name]]:
-    """The names in lists that each fit in one command."""
-    chunks: list[list[Name]] = []
-    room = 0
-    for name in names:
-        size = len(msgspec.json.encode(name[1])) + 1
-        if not chunks or size > room:
-            chunks.append([])
-            room = _COMMAND_BYTES
-        chunks[-1].append(name)
-        room -= size
-    return chunks

@@ -9,17 +9,18 @@ from __future__ import annotations
 import asyncio
 import threading
 import weakref
-from collections.abc import Coroutine, Iterable, Iterator
+from collections.abc import Coroutine, Iterator
 from concurrent.futures import Future
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+from marketfeed.client import request
 from marketfeed.client.aio import Feed, connect
 from marketfeed.client.batch import Batch
 from marketfeed.client.errors import ClientError
 from marketfeed.client.inbox import BATCH_ROWS, BatchesAsked, Inbox
 from marketfeed.client.messages import Message, Subscription
-from marketfeed.client.session import Since
+from marketfeed.client.signature import own_parameters_of, parameters_of
 from marketfeed.client.state import State
 
 T = TypeVar("T")
@@ -110,46 +111,15 @@ class SyncFeed:
         self._taken.clear()
         self._finalizer()
 
-    def subscribe(
-        self,
-        quotes: Iterable[str] = (),
-        trades: Iterable[str] = (),
-        *,
-        max_hz: float | None = None,
-        where: str | None = None,
-        fields: Iterable[str] | None = None,
-        snapshot: bool = False,
-        since: Since | None = None,
-        heartbeat: float | None = None,
-        bars: Iterable[str] = (),
-        updated_bars: Iterable[str] = (),
-        bar_seconds: int | None = None,
-    ) -> Subscription:
+    @own_parameters_of(request.subscribe)
+    def subscribe(self, *symbols: Any, **options: Any) -> Subscription:
         """As :meth:`Feed.subscribe`."""
-        asked = self._feed.subscribe(
-            quotes,
-            trades,
-            max_hz=max_hz,
-            where=where,
-            fields=fields,
-            snapshot=snapshot,
-            since=since,
-            heartbeat=heartbeat,
-            bars=bars,
-            updated_bars=updated_bars,
-            bar_seconds=bar_seconds,
-        )
-        return self._thread.call(asked)
+        return self._thread.call(self._feed.subscribe(*symbols, **options))
 
-    def unsubscribe(
-        self,
-        quotes: Iterable[str] = (),
-        trades: Iterable[str] = (),
-        bars: Iterable[str] = (),
-        updated_bars: Iterable[str] = (),
-    ) -> Subscription:
+    @own_parameters_of(request.unsubscribe)
+    def unsubscribe(self, *symbols: Any, **more: Any) -> Subscription:
         """As :meth:`Feed.unsubscribe`."""
-        return self._thread.call(self._feed.unsubscribe(quotes, trades, bars, updated_bars))
+        return self._thread.call(self._feed.unsubscribe(*symbols, **more))
 
     def __iter__(self) -> Self:
         return self
@@ -193,7 +163,8 @@ class SyncFeed:
             yield batch
 
 
-def connect_sync(url: str, **options: Any) -> SyncFeed:
+@parameters_of(connect)
+def connect_sync(*address: Any, **options: Any) -> SyncFeed:
     """A feed from a server: ``with marketfeed.connect_sync(url) as feed:``, or without `with` and then `close()`.
 
     It works wherever plain code runs, also in a notebook's cell. Ctrl-C interrupts any waiting and loses no message.
@@ -204,4 +175,4 @@ def connect_sync(url: str, **options: Any) -> SyncFeed:
     Raises:
         ValueError, ConnectionFailed, ConnectionRefused: as :func:`connect` and :meth:`Feed.open`.
     """
-    return SyncFeed(connect(url, **options))
+    return SyncFeed(connect(*address, **options))

@@ -17,7 +17,7 @@ from marketfeed.client.aio import Feed
 from marketfeed.client.batch import Batch
 from marketfeed.client.instruments import InstrumentTable
 from marketfeed.client.messages import Position
-from marketfeed.client.session import Since
+from marketfeed.client.request import Since
 from marketfeed.model.clock import Clock
 from marketfeed.model.instruments import DirectoryFull, InstrumentDirectory
 from marketfeed.model.tick import TICK, Ticks

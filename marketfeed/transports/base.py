@@ -61,7 +61,7 @@ class Connection(Link, Protocol):
         """Called about once a second: keep alive, or end what is dead."""
 
 
-class EachLink:
+class EachLink(Connection):
     """For a link that has no wire: there remain ``wrap``, ``send``, ``close`` and ``check`` to write.
 
     ``send`` must not call the gate before it has returned: the hub is in the midst of giving out frames.

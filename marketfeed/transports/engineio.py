@@ -25,7 +25,7 @@ from tornado.websocket import WebSocketHandler, WebSocketProtocol, WebSocketProt
 
 from marketfeed.stream.link import Took
 from marketfeed.transports.base import Gate
-from marketfeed.transports.socketlink import SocketLink
+from marketfeed.transports.socketlink import Socket
 
 log = logging.getLogger("marketfeed.engineio")
 
@@ -57,7 +57,7 @@ class Listener(Protocol):
         """The connection is no more."""
 
 
-class _Socket(SocketLink):
+class _Socket(Socket):
     """The socket of a connection that is a WebSocket by now.
 
     Tornado answers a client's pings by itself. Of such a pong a socket that is nearly full takes a part, and a frame
@@ -73,6 +73,9 @@ class _Socket(SocketLink):
 
     def drained(self) -> None:
         self._outgoing.ask()
+
+    def lost(self) -> None:
+        """The handler is told when it is closed."""
 
     def send(self, frame: bytes) -> Took:
         return super().send(frame) if self.clear() else Took.NOTHING

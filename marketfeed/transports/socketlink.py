@@ -11,26 +11,24 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 
 from tornado.iostream import IOStream, StreamClosedError
 
-from marketfeed.stream.codes import CloseCode
 from marketfeed.stream.link import NO_WIRE, Took
-from marketfeed.transports.base import Gate
+from marketfeed.transports.base import Connection, Gate
 
 log = logging.getLogger("marketfeed.socket")
 
 
-class SocketLink:
-    """One client's socket. A transport adds how a frame is wrapped, and how its connection is kept and closed.
+class Socket(ABC):
+    """One client's socket: at most one frame that it did not take is kept.
 
     Args:
         stream: what Tornado made of the socket; nobody else writes to it.
         name: of the client, for the log.
     """
-
-    head: Callable[[int, bool], bytes] | None = None
 
     def __init__(self, stream: IOStream, name: str, gate: Gate) -> None:
         self._stream = stream
@@ -46,14 +44,13 @@ class SocketLink:
         self._progress = (0, 0.0)
         self._closing = False
 
-    @staticmethod
-    def wrap(payload: bytes, binary: bool, seq: int | None) -> bytes:
-        """See :meth:`Link.wrap`."""
-        raise NotImplementedError
+    @abstractmethod
+    def drained(self) -> None:
+        """The socket has taken all that it had not."""
 
-    def close(self, code: CloseCode | int, reason: str) -> None:
-        """See :meth:`Link.close`."""
-        raise NotImplementedError
+    @abstractmethod
+    def lost(self) -> None:
+        """The socket is about to be closed: it takes no more."""
 
     def send(self, frame: bytes) -> Took:
         if self._unfinished or self._closing or self._stream.closed():
@@ -88,7 +85,7 @@ class SocketLink:
 
     def _closing_fd(self) -> None:
         self.wire = NO_WIRE
-        self._gate.stalled(self)
+        self.lost()
         self._close_fd()
 
     def _cut(self, error: Exception) -> None:
@@ -108,10 +105,6 @@ class SocketLink:
         if not self._unfinished and not done.cancelled() and done.exception() is None:
             self.drained()
 
-    def drained(self) -> None:
-        """The socket has taken all that it had not."""
-        self._gate.writable(self)
-
     def check(self, now: float) -> None:
         """End it when it does not take a frame in time."""
         if self._closing or not self._unfinished:
@@ -123,3 +116,15 @@ class SocketLink:
             log.warning("%s: took nothing for %.0f s", self._name, self._gate.limits.write_seconds)
             self._closing = True
             self._stream.close()
+
+
+class SocketLink(Socket, Connection):
+    """A connection that has a socket to itself. A transport adds ``wrap`` and ``close``: see :class:`Connection`."""
+
+    head: Callable[[int, bool], bytes] | None = None
+
+    def drained(self) -> None:
+        self._gate.writable(self)
+
+    def lost(self) -> None:
+        self._gate.stalled(self)

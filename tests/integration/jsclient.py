@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+from collections import defaultdict
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -23,6 +24,8 @@ class JsClient:
         self._news = asyncio.Event()
         #: everything that it said
         self.events: list[Event] = []
+        #: its ticks, of each subscription
+        self._ticks: dict[str | None, list[Event]] = defaultdict(list)
         #: what was written on its standard error, or as an error of the page
         self.errors: list[str] = []
         #: in Node
@@ -30,6 +33,10 @@ class JsClient:
 
     def heard(self, events: list[Event]) -> None:
         self.events += events
+        for event in events:
+            rows = event["rows"] if event["event"] == "batch" else [event["tick"]] if event["event"] == "tick" else []
+            for sub in (None, event["sub"]) if rows else ():
+                self._ticks[sub] += rows
         self._news.set()
 
     async def do(self, action: str, **command: Any) -> None:
@@ -55,20 +62,14 @@ class JsClient:
 
     def ticks(self, sub: str | None = None) -> list[Event]:
         """Those of a subscription, or of all."""
-        mine = [event for event in self.events if sub is None or event.get("sub") == sub]
-        rows = [event["rows"] if event["event"] == "batch" else [event["tick"]] for event in mine if _has_ticks(event)]
-        return [tick for some in rows for tick in some]
+        return self._ticks[sub].copy()
 
     def seqs(self, sub: str | None = None) -> list[int]:
         return [tick["seq"] for tick in self.ticks(sub)]
 
     async def has(self, count: int, sub: str | None = None) -> None:
         """Wait for so many ticks in all."""
-        await self.until(lambda _: len(self.ticks(sub)) >= count)
-
-
-def _has_ticks(event: Event) -> bool:
-    return event["event"] in ("tick", "batch")
+        await self.until(lambda _: len(self._ticks[sub]) >= count)
 
 
 @contextlib.asynccontextmanager

@@ -153,6 +153,14 @@ class Proxy:
         for writer in self._writers:
             writer.transport.abort()
 
+    async def cut_and_back(self) -> None:
+        """Break every connection, and wait until there is another: else the next cut may find nothing to break."""
+        before = self.connections
+        self.cut()
+        async with asyncio.timeout(BOUND):
+            while self.connections == before:
+                await asyncio.sleep(0.001)
+
     async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None

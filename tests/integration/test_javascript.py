@@ -26,7 +26,7 @@ RUNTIMES = [
 TRANSPORTS = ["websocket", "sse", "longpoll"]
 #: so that tests need not wait long for the next attempt, and a busy machine is no reason for one
 QUICK = {"stale_seconds": 5, "open_seconds": 20, "backoff_base": 0.1, "backoff_most": 0.5}
-SIM = "sim?symbols=20&rate=500&seed=3"
+SIM = "sim?symbols=20&rate=1000&seed=3"
 
 
 def http(proxy: Proxy) -> str:
@@ -61,7 +61,7 @@ def test_every_tick_comes_once_whenever_the_connection_is_cut(client_in, transpo
             await client.do("subscribe", id="trades", request={"trades": ["*"]})
             for _ in range(10):
                 await client.has(len(client.seqs()) + rng.randrange(20, 300))
-                proxy.cut()
+                await proxy.cut_and_back()
             await client.has(len(client.seqs()) + 300)
             for kind, sub in (("q", "quotes"), ("t", "trades")):
                 seqs = client.seqs(sub)
@@ -72,7 +72,6 @@ def test_every_tick_comes_once_whenever_the_connection_is_cut(client_in, transpo
             begin = max(client.seqs("quotes")[0], client.seqs("trades")[0])
             end = min(client.seqs("quotes")[-1], client.seqs("trades")[-1])
             assert [seq for seq in both if begin <= seq <= end] == list(range(begin, end + 1))
-            assert proxy.connections > 10
             assert [event for event in client.events if event["event"] in ("gap", "error")] == []
             assert client.errors == []
 
@@ -153,14 +152,14 @@ def test_a_connection_that_says_nothing_is_told_as_stale_and_made_anew(transport
 @needs_node
 def test_a_quiet_connection_is_not_stale():
     async def work(proxy: Wall) -> None:
-        async with in_node(http(proxy), **QUICK) as client:
+        async with in_node(http(proxy), **{**QUICK, "stale_seconds": 3}) as client:
             await client.do("subscribe", id="quiet", request={"quotes": ["NOBODY"]})
             await client.event("ready", sub="quiet")
             # The other one's connection is as old, and is told nothing else for longer than what makes one stale.
             await client.do(
                 "subscribe", id="clock", request={"quotes": ["SIM-0000"], "max_hz": 4, "where": "not bid < 0"}
             )
-            await client.has(int(1.5 * QUICK["stale_seconds"] * 4), "clock")
+            await client.has(int(1.5 * 3 * 4), "clock")
             assert not any(event["event"] == "stale" for event in client.events)
 
     through(work)

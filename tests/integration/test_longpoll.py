@@ -259,6 +259,8 @@ def test_a_client_that_commands_on_and_on_without_asking_is_ended():
         assert len(inside.gate) == 0
         assert (await poll.answer("GET", f"{path}?cursor={cursor}"))[0] == 404
 
+    run(conversation)
+
 
 def test_an_end_tells_no_place_behind_what_was_given():
     async def conversation(inside: Inside, poll: Poll) -> None:
@@ -283,7 +285,5 @@ def test_a_server_that_goes_down_waits_for_who_is_between_two_requests():
         _, answer = await poll.answer("GET", f"{path}?cursor=0")
         assert answer["close"] == {"code": 3000, "reason": "shutdown"}
         await emptied
-
-    run(conversation)
 
     run(conversation)

@@ -16,6 +16,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from tests.integration.clients import free_port
+from tests.integration.inside import Inside
 from tests.integration.javascript import JS, needs_node, node
 from tests.integration.processes import BOUND, ROOT, TICKS_ONLY, Proxy, process, server, status
 
@@ -47,7 +48,8 @@ def post(url: str, body: str) -> int:
         with urllib.request.urlopen(url, body.encode(), timeout=BOUND) as answer:
             return answer.status
     except urllib.error.HTTPError as refused:
-        return refused.code
+        with refused:
+            return refused.code
 
 
 def opened(address: str) -> str:
@@ -244,12 +246,14 @@ def test_credentials_are_part_of_the_handshake():
 
 @needs_node
 def test_a_client_that_never_authenticates_is_told_so_and_does_not_come_again():
-    async def conversation(address):
-        async with client(address) as socket:
+    async def conversation():
+        async with Inside(keys=("one:two",)) as inside, client(inside.address) as socket:
+            await socket.next("success")
+            inside.later(inside.gate.limits.auth_seconds + 1)
             assert (await socket.next("error"))[1]["code"] == 404
             assert await socket.next("disconnect") == ["disconnect", "io server disconnect", False]
 
-    run(conversation, "--key", "one:two")
+    asyncio.run(asyncio.wait_for(conversation(), 2 * BOUND))
 
 
 @needs_node
@@ -376,15 +380,16 @@ def test_requests_that_are_not_this_protocol_are_refused():
 
 
 def test_a_connection_over_which_nobody_says_anything_is_ended():
-    async def conversation(address):
-        further = await asyncio.to_thread(opened, address)
-        async with connect(websocket_of(address)) as ws:
-            await ended(ws)
-        async with asyncio.timeout(BOUND):
-            while (await asyncio.to_thread(post, further, "3")) == 200:
-                await asyncio.sleep(0.1)
+    async def conversation():
+        async with Inside(auth_seconds=0.5) as inside:
+            further = await asyncio.to_thread(opened, inside.address)
+            async with connect(websocket_of(inside.address)) as ws:
+                await ended(ws)
+            async with asyncio.timeout(BOUND):
+                while (await asyncio.to_thread(post, further, "3")) == 200:
+                    await asyncio.sleep(0.1)
 
-    run(conversation)
+    asyncio.run(asyncio.wait_for(conversation(), 2 * BOUND))
 
 
 def test_a_client_that_leaves_in_the_middle_of_a_poll_is_gone_at_once():
@@ -466,7 +471,8 @@ def test_pages_of_other_origins_are_kept_out_unless_they_are_named():
                 with urllib.request.urlopen(request, timeout=BOUND) as told:
                     return told.status, told.headers["Access-Control-Allow-Origin"]
             except urllib.error.HTTPError as refused:
-                return refused.code, None
+                with refused:
+                    return refused.code, None
 
         assert await asyncio.to_thread(answer, "https://desk.example") == (200, "https://desk.example")
         assert (await asyncio.to_thread(answer, address))[0] == 200

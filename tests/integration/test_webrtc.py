@@ -13,6 +13,7 @@ import pytest
 
 from tests.conformance.driven import driven
 from tests.integration.browser import needs_chromium, page_of
+from tests.integration.inside import Inside
 from tests.integration.processes import BOUND, ROOT, process, server, status
 from tests.integration.rtc import Peer, offered
 
@@ -47,8 +48,8 @@ def run(conversation, *arguments: str) -> None:
         asyncio.run(asyncio.wait_for(conversation(address), 3 * BOUND))
 
 
-async def none_left(address: str, bound: float = BOUND) -> None:
-    async with asyncio.timeout(bound):
+async def none_left(address: str) -> None:
+    async with asyncio.timeout(BOUND):
         while (await asyncio.to_thread(status, address))["connections"]:
             await asyncio.sleep(0.05)
 
@@ -316,18 +317,18 @@ def test_what_is_no_offer_of_a_data_channel_is_refused():
 
 
 def test_an_offer_that_nobody_follows_up_makes_room_after_a_while():
-    async def conversation(address):
-        async with Peer() as peer:
-            peer.channel()
-            body = {"type": "offer", "sdp": await peer.offer()}
-        assert (await asyncio.to_thread(offered, address, body))[0] == 200
-        code, answer = await asyncio.to_thread(offered, address, body)
-        assert (code, answer["code"]) == (503, 406)
-        async with asyncio.timeout(BOUND):
-            while (await asyncio.to_thread(offered, address, body))[0] != 200:
-                await asyncio.sleep(0.5)
+    async def conversation():
+        async with Inside(auth_seconds=1.0, peers=1) as inside:
+            async with Peer() as peer:
+                peer.channel()
+                body = {"type": "offer", "sdp": await peer.offer()}
+            assert (await asyncio.to_thread(offered, inside.address, body))[0] == 200
+            async with asyncio.timeout(BOUND):
+                while (answered := await asyncio.to_thread(offered, inside.address, body))[0] != 200:
+                    assert (answered[0], answered[1]["code"]) == (503, 406)
+                    await asyncio.sleep(0.1)
 
-    run(conversation, "--max-peers", "1")
+    asyncio.run(asyncio.wait_for(conversation(), 2 * BOUND))
 
 
 def test_a_client_that_is_gone_without_a_word_is_noticed():
@@ -337,10 +338,14 @@ def test_a_client_that_is_gone_without_a_word_is_noticed():
             await peer.connect(address)
             await channel.next("success")
             peer.relay.dead = True
-            # It stops answering ICE's questions for consent (RFC 7675), which is found out in half a minute.
-            await none_left(address, 3 * BOUND)
+            await none_left(address)
 
-    run(conversation)
+    # It stops answering ICE's questions for consent (RFC 7675), which are six at intervals of five seconds.
+    code = "import aioice.ice; aioice.ice.CONSENT_INTERVAL = 0.1; from marketfeed.cli import main; main()"
+    with process("-c", code, "serve", "--port", "0", "--feed", SIM, "--log-level", "warning") as running:
+        assert running.stdout is not None
+        address = running.stdout.readline().split()[-1]
+        asyncio.run(asyncio.wait_for(conversation(address), 2 * BOUND))
 
 
 def test_a_server_that_goes_down_says_so_on_every_channel():
@@ -370,6 +375,7 @@ def test_a_server_that_is_told_to_do_without_does_not_load_the_package_and_has_n
         address = running.stdout.readline().split()[-1]
         with pytest.raises(urllib.error.HTTPError) as refused:
             urllib.request.urlopen(f"{address}/webrtc/offer", b"{}", timeout=BOUND)
+        refused.value.close()
         assert refused.value.code == 404
         running.terminate()
         assert running.stdout.readlines()[-1] == "False\n"

@@ -25,6 +25,7 @@ PURE = (
     "marketfeed.model",
     "marketfeed.stream",
     "marketfeed.bars",
+    "marketfeed.client.request",
     "marketfeed.client.session",
     "marketfeed.transports.rfc6455",
     "marketfeed.transports.rfc7692",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
@@ -65,7 +66,7 @@ class _Refused(HTTPError):
         self.headers = headers
 
 
-class _Handler(RequestHandler):
+class _Handler(RequestHandler, ABC):
     """Answers with what :meth:`work` gives. Errors are `{"message": ...}`, as Alpaca's are."""
 
     _gone = False
@@ -91,9 +92,9 @@ class _Handler(RequestHandler):
         if not self._history.gate.has_feed(feed):
             raise _Refused(404, f"there is no feed {feed[:64]!r}")
 
+    @abstractmethod
     def work(self, given: params.Given, form: Form, in_time: InTime) -> Steps[Answer]:
         """The steps to the answer."""
-        raise NotImplementedError
 
     async def get(self, **path: str) -> None:
         history = self._history

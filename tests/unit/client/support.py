@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from marketfeed.client import request
 from marketfeed.client.errors import CommandError
 from marketfeed.client.inbox import Item
 from marketfeed.client.messages import Numbered, Subscription
@@ -35,7 +36,11 @@ class User:
         return [json.loads(text) for text in self.session.outgoing()]
 
     def subscribe(self, **what: Any) -> list[dict[str, Any]]:
-        self.session.subscribe(self.answers.append, **what)
+        self.session.ask(request.subscribe(**what), self.answers.append)
+        return self.sent()
+
+    def unsubscribe(self, **what: Any) -> list[dict[str, Any]]:
+        self.session.ask(request.unsubscribe(**what), self.answers.append)
         return self.sent()
 
     def cut(self, epoch: int | None = 5) -> list[dict[str, Any]]:

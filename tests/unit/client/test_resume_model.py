@@ -15,6 +15,7 @@ import marketfeed.stream.catchup
 import marketfeed.stream.lane
 from marketfeed.client.batch import Chunk
 from marketfeed.client.messages import Gap, Heartbeat, Numbered, Quote, Subscription
+from marketfeed.client.request import subscribe
 from marketfeed.client.session import Session as ClientSession
 from tests.unit.stream.support import QUOTE, TRADE, Market
 
@@ -89,7 +90,7 @@ class User:
 
         how = {"snapshot": {"snapshot": True}, "since": {"since": {"seq": 0}}, "now": {}}[wish.start]
         self.wishes.append(wish)
-        self.client.subscribe(answered, **wish.command, **how, heartbeat=heartbeat)
+        self.client.ask(subscribe(**wish.command, **how, heartbeat=heartbeat), answered)
         self.say()
 
     def say(self) -> None:

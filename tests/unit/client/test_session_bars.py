@@ -53,8 +53,7 @@ def test_bars_are_asked_for_and_given_up() -> None:
     user.hear(reply(3, bars=["A"], updatedBars=["*"]))
     answer = user.answers[-1]
     assert (answer.bars, answer.updated_bars) == (["A"], ["*"])
-    user.session.unsubscribe(user.answers.append, bars=["A"])
-    assert user.sent() == [{"action": "unsubscribe", "bars": ["A"]}]
+    assert user.unsubscribe(bars=["A"]) == [{"action": "unsubscribe", "bars": ["A"]}]
 
 
 def test_bars_are_resumed_from_the_last_that_came_with_their_length() -> None:
@@ -86,8 +85,7 @@ def test_a_length_is_not_asked_for_where_no_bars_are_left() -> None:
     user.connect()
     user.subscribe(quotes=["A"], bars=["A"], bar_seconds=5)
     user.hear(reply(3))
-    user.session.unsubscribe(user.answers.append, bars=["A"])
-    user.sent()
+    user.unsubscribe(bars=["A"])
     user.hear(reply(3))
     assert user.cut() == [{"action": "subscribe", "quotes": ["A"], "since": {"seq": 3, "epoch": 5}}]
 

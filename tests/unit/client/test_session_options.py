@@ -150,11 +150,10 @@ def test_heartbeats_of_a_connection_without_symbols_are_asked_for_with_the_next_
     user.connect()
     user.subscribe(quotes=["A"], heartbeat=2)
     user.hear(reply(10, heartbeat=2.0))
-    user.session.unsubscribe(user.answers.append, quotes=["A"])
+    user.unsubscribe(quotes=["A"])
     user.hear(reply(11, heartbeat=2.0))
     assert user.cut() == []
-    user.session.unsubscribe(user.answers.append, quotes=["A"])
-    assert user.sent() == [{"action": "unsubscribe", "quotes": ["A"]}]
+    assert user.unsubscribe(quotes=["A"]) == [{"action": "unsubscribe", "quotes": ["A"]}]
     user.hear(reply(12))
     refused = user.subscribe(quotes=["B"], where="foo")
     assert refused == [{"action": "subscribe", "quotes": ["B"], "where": "foo", "heartbeat": 2}]

@@ -189,7 +189,7 @@ def test_a_command_without_an_answer_is_sent_again_behind_what_is_resumed() -> N
     user.subscribe(quotes=["A"])
     user.hear(reply(10))
     user.subscribe(trades=["C"], snapshot=True)
-    user.session.unsubscribe(user.answers.append, quotes=["A"])
+    user.unsubscribe(quotes=["A"])
     assert user.cut() == [
         {"action": "subscribe", "quotes": ["A"], "since": {"epoch": 5, "seq": 10}},
         {"action": "subscribe", "trades": ["C"], "snapshot": True},
@@ -205,7 +205,7 @@ def test_what_was_unsubscribed_is_not_asked_for_again() -> None:
     user.connect()
     user.subscribe(quotes=["A", "B"], trades=["A"])
     user.hear(reply(1))
-    user.session.unsubscribe(user.answers.append, quotes=["A"], trades=["A"])
+    user.unsubscribe(quotes=["A"], trades=["A"])
     user.hear(reply(2))
     assert user.cut() == [{"action": "subscribe", "quotes": ["B"], "since": {"epoch": 5, "seq": 1}}]
 
