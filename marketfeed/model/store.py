@@ -11,6 +11,7 @@ from marketfeed.model.instruments import FEED, INSTRUMENT, InstrumentDirectory
 from marketfeed.model.latest import LatestTable
 from marketfeed.model.ring import NEVER, Ring, Span
 from marketfeed.model.tick import KINDS, TICK, Ticks
+from marketfeed.model.times import LatestTimes
 
 DEFAULT_TICKS = 1 << 20
 DEFAULT_INSTRUMENTS = 16_384
@@ -109,6 +110,8 @@ class TickStore:
         self.pid = int(self._header["pid"][0])
         self.directory = InstrumentDirectory(part("instruments"), part("feeds"), part("directory_counts"))
         self.ring = Ring(part("ring"), part("ring_counters"), part("ring_gone"))
+        #: what of the ring need not be looked at for ticks that are later than some time
+        self.times = LatestTimes(self.ring)
         self._latest = LatestTable(part("latest_rows"), part("latest_seqs"), part("latest_claims"))
         # Where nobody else looks, the latest table is brought up to date when it is asked for: in few large steps
         # rather than with every batch, and where all take every tick hardly at all.

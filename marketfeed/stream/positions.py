@@ -65,6 +65,12 @@ def position_of_time(store: TickStore, mask: NDArray[np.bool_], time_ns: int, st
     if may_be_lost():
         return Found(0, False)
     while cursor < until:
+        passed = min(until, store.times.pass_over(cursor, time_ns))
+        if passed > cursor and ring.oldest - 1 <= cursor:
+            cursor = passed
+            if cursor < until:
+                yield
+            continue
         span = ring.view(cursor, step, until)
         places = np.flatnonzero(span.ticks["ts_event"] > time_ns)
         if len(places):

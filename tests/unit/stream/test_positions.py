@@ -99,7 +99,9 @@ def test_no_step_looks_at_more_than_so_many_ticks_however_rare_the_one_that_is_l
     world.store.ring.view = counting  # type: ignore[method-assign]
     for _ in steps:
         count += 1
-    assert count + 1 == len(looked) == (1 << 17) // TIMES_TICKS
+    # In a step the times of a part are looked at, and then the part.
+    assert count + 1 == (1 << 17) // TIMES_TICKS
+    assert len(looked) <= 2 * (count + 1)
     assert set(looked) == {TIMES_TICKS}
     assert all_of(position_of_time(world.store, world.mask({(QUOTE, 1)}), 4)) == Found((1 << 17) - 1, True)
 
