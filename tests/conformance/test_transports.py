@@ -193,7 +193,7 @@ def test_a_heartbeat_tells_how_far_a_quiet_client_is(transport: type[Client]) ->
         ({"quotes": ["A"], "max_hz": -1}, 400),
         ({"quotes": ["A"], "where": "foo > 1"}, 400),
         ({"quotes": ["A"], "bars": ["A"], "colour": "red"}, 400),
-        ({"quotes": ["A"], "since": {"epoch": 1, "seq": 5}, "snapshot": True}, 400),
+        ({"quotes": ["A"], "since": "2024-01-01T00:00:00Z", "snapshot": True}, 400),
         ({"quotes": ["A", "B", "C", "D"]}, 405),
     ],
     ids=["number", "condition", "unknown", "exclusive", "symbol limit"],

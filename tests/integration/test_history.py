@@ -26,9 +26,10 @@ from alpaca.data.requests import (
 from alpaca.data.timeframe import TimeFrame, TimeFrameUnit
 from websockets.asyncio.client import connect
 
+from marketfeed.stream.encoding.rfc3339 import time_from_text
 from tests.integration.http import ARROW, get, pages, wait_for_ticks, wait_until_played
 from tests.integration.processes import BOUND, process, server, status, stream_of
-from tests.integration.test_real_ticks import midnight, ns, rows_of
+from tests.integration.test_real_ticks import midnight, rows_of
 from tests.realdata import DATA, needs_data
 
 IBM = DATA / "lean/equity/usa/tick/ibm"
@@ -150,7 +151,7 @@ def test_arrow_says_what_json_says(ibm, path, key, parameters):
     # What only Alpaca knows is not in the table; `c` is the close of a bar and the conditions of all else.
     unknown = {"x", "z", "ax", "bx"} | (set() if key == "bars" else {"c"})
     for row, item in zip(table.to_pylist(), items, strict=True):
-        assert row.pop("t").value == ns(item.pop("t"))
+        assert row.pop("t").value == time_from_text(item.pop("t"))
         assert row.pop("from", None) is None
         # What JSON writes as 0 may be missing.
         numbers = {name: 0 if value is None else value for name, value in row.items()}

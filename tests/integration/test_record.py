@@ -208,7 +208,7 @@ def test_a_full_disk_ends_the_recording_with_an_alarm_and_streaming_goes_on(mark
     rescued, errors = tmp_path / "rescued", tmp_path / "stderr"
     with small_disk(tmp_path / "disk", "400k") as disk, errors.open("w") as stderr:
         folder = disk / "rec"
-        arguments = ["--feed", "sim?symbols=50&rate=4000", "--record", str(folder)]
+        arguments = [*TICKS_ONLY, "--feed", "sim?symbols=50&rate=4000", "--record", str(folder)]
         with serving(*arguments, stderr=stderr, **limits(disk)) as (running, address):
             failed = until(lambda: (found := status(address)["recording"])["state"] == "failed" and found)
             assert failed["error"] in ("No space left on device", "File too large")
@@ -286,7 +286,9 @@ def test_a_cut_is_mended_without_a_gap(market: Path, tmp_path: Path) -> None:
             )
             for rows in (1_000, 3_000):
                 await asyncio.to_thread(until, lambda rows=rows: safe(tmp_path) > rows)
+                connections = proxy.connections
                 proxy.cut()
+                await asyncio.to_thread(until, lambda before=connections: proxy.connections > before)
             await asyncio.to_thread(until, lambda: safe(tmp_path) > 6_000)
             recording.send_signal(signal.SIGTERM)
             assert await asyncio.wait_for(recording.wait(), BOUND) == 0
