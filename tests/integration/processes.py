@@ -16,6 +16,8 @@ ROOT = Path(__file__).resolve().parents[2]
 TICKS_ONLY = ("--minute-bars", "wanted")
 #: Transports that take a server half a second to load: a test's server has those that the test names.
 _SLOW = ("socketio", "webrtc")
+#: Seconds that a server is given to go in good order.
+_END_S = 0.5
 #: Seconds that anything may take before a test is given up.
 BOUND = 30.0
 
@@ -72,13 +74,16 @@ def serve(*transports: str) -> list[str]:
 
 @contextlib.contextmanager
 def server(*arguments: str, at: str = "0", transports: Collection[str] = ()) -> Iterator[str]:
-    """A real server, on a free port by default; gives its http address."""
+    """A real server, on a free port by default; gives its http address. It may not fail when it is asked to go."""
     with process(*serve(*transports), "--port", at, "--log-level", "warning", *arguments) as running:
         assert running.stdout is not None
         line = running.stdout.readline()
         assert line.startswith("marketfeed on "), line
         yield line.split()[-1]
         running.terminate()
+        # One that waits for who is gone without a word takes longer, and is killed.
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            assert running.wait(_END_S) == 0
 
 
 def stream_of(address: str) -> str:

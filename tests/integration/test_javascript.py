@@ -9,16 +9,19 @@ import subprocess
 import urllib.error
 import urllib.request
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from email.message import Message
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 
 from tests.integration.browser import needs_chromium, page_of
 from tests.integration.javascript import JS, needs_node
-from tests.integration.jsclient import in_node, in_page
+from tests.integration.jsclient import JsClient, in_node, in_page
 from tests.integration.processes import BOUND, ROOT, TICKS_ONLY, Proxy, Wall, server, status
 
+ClientIn = Callable[..., AbstractAsyncContextManager[JsClient]]
 RUNTIMES = [
     pytest.param(in_node, id="node", marks=needs_node),
     pytest.param(in_page, id="chromium", marks=needs_chromium),
@@ -42,6 +45,16 @@ def through(work: Callable[[Wall], Awaitable[None]], *arguments: str, **passes: 
 
     with server("--feed", SIM, *TICKS_ONLY, *arguments) as address:
         asyncio.run(main(address))
+
+
+def talk(work: Callable[[JsClient, Wall], Awaitable[None]], client_in: ClientIn, **options: Any) -> None:
+    """Do this with a client that has these options, and the proxy between it and a server."""
+
+    async def main(proxy: Wall) -> None:
+        async with client_in(http(proxy), **QUICK | options) as client:
+            await work(client, proxy)
+
+    through(main)
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
@@ -151,124 +164,118 @@ def test_a_connection_that_says_nothing_is_told_as_stale_and_made_anew(transport
 
 @needs_node
 def test_a_quiet_connection_is_not_stale():
-    async def work(proxy: Wall) -> None:
-        async with in_node(http(proxy), **{**QUICK, "stale_seconds": 3}) as client:
-            await client.do("subscribe", id="quiet", request={"quotes": ["NOBODY"]})
-            await client.event("ready", sub="quiet")
-            # The other one's connection is as old, and is told nothing else for longer than what makes one stale.
-            await client.do(
-                "subscribe", id="clock", request={"quotes": ["SIM-0000"], "max_hz": 4, "where": "not bid < 0"}
-            )
-            await client.has(int(1.5 * 3 * 4), "clock")
-            assert not any(event["event"] == "stale" for event in client.events)
+    async def work(client: JsClient, proxy: Wall) -> None:
+        await client.do("subscribe", id="quiet", request={"quotes": ["NOBODY"]})
+        await client.event("ready", sub="quiet")
+        # The other one's connection is as old, and is told nothing else for longer than what makes one stale.
+        await client.do("subscribe", id="clock", request={"quotes": ["SIM-0000"], "max_hz": 4, "where": "not bid < 0"})
+        await client.has(int(1.5 * 3 * 4), "clock")
+        assert not any(event["event"] == "stale" for event in client.events)
 
-    through(work)
+    talk(work, in_node, stale_seconds=3)
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
 @needs_node
 def test_each_subscription_is_given_its_own_ticks(transport):
-    async def work(proxy: Wall) -> None:
-        async with in_node(http(proxy), transports=[transport], **QUICK) as client:
-            wanted = {
-                "exact": {"quotes": ["SIM-0000", "SIM-0001"]},
-                "glob": {"quotes": ["SIM-001*"]},
-                "named": {"trades": ["sim:SIM-0002", "sim:SIM-000[3]"]},
-                "slow": {"quotes": ["*"], "max_hz": 5, "snapshot": True},
-                "same": {"quotes": ["SIM-0000"]},
-                "some": {"quotes": ["SIM-0000"], "fields": ["bp"]},
-                "where": {"quotes": ["SIM-0000"], "where": "bid < 0"},
-            }
-            for sub, request in wanted.items():
-                await client.do("subscribe", id=sub, request=request)
-            for sub in wanted:
-                await client.event("ready", sub=sub)
-            await client.has(100, "exact")
-            await client.has(20, "named")
-            await client.has(60, "slow")
-            symbols = {sub: {tick["S"] for tick in client.ticks(sub)} for sub in wanted}
-            assert symbols["exact"] == {"SIM-0000", "SIM-0001"}
-            assert symbols["glob"] == {f"SIM-001{n}" for n in range(10)}
-            assert symbols["named"] == {"SIM-0002"}
-            assert len(symbols["slow"]) == 20
-            assert symbols["where"] == set()
-            of_both = [tick["seq"] for tick in client.ticks("exact") if tick["S"] == "SIM-0000"]
-            same = client.seqs("same")
-            begin, end = max(of_both[0], same[0]), min(of_both[-1], same[-1])
-            assert [seq for seq in of_both if begin <= seq <= end] == [seq for seq in same if begin <= seq <= end]
-            assert all(set(tick) == {"T", "S", "bp", "seq", "f"} for tick in client.ticks("some"))
-            # The slow one gets what it asked for although others are given every tick of its symbols.
-            assert len(client.ticks("slow")) < len(client.ticks("exact")) + len(client.ticks("glob"))
+    async def work(client: JsClient, proxy: Wall) -> None:
+        wanted = {
+            "exact": {"quotes": ["SIM-0000", "SIM-0001"]},
+            "glob": {"quotes": ["SIM-001*"]},
+            "named": {"trades": ["sim:SIM-0002", "sim:SIM-000[3]"]},
+            "slow": {"quotes": ["*"], "max_hz": 5, "snapshot": True},
+            "same": {"quotes": ["SIM-0000"]},
+            "some": {"quotes": ["SIM-0000"], "fields": ["bp"]},
+            "where": {"quotes": ["SIM-0000"], "where": "bid < 0"},
+        }
+        for sub, request in wanted.items():
+            await client.do("subscribe", id=sub, request=request)
+        for sub in wanted:
+            await client.event("ready", sub=sub)
+        await client.has(100, "exact")
+        await client.has(20, "named")
+        await client.has(60, "slow")
+        symbols = {sub: {tick["S"] for tick in client.ticks(sub)} for sub in wanted}
+        assert symbols["exact"] == {"SIM-0000", "SIM-0001"}
+        assert symbols["glob"] == {f"SIM-001{n}" for n in range(10)}
+        assert symbols["named"] == {"SIM-0002"}
+        assert len(symbols["slow"]) == 20
+        assert symbols["where"] == set()
+        of_both = [tick["seq"] for tick in client.ticks("exact") if tick["S"] == "SIM-0000"]
+        same = client.seqs("same")
+        begin, end = max(of_both[0], same[0]), min(of_both[-1], same[-1])
+        assert [seq for seq in of_both if begin <= seq <= end] == [seq for seq in same if begin <= seq <= end]
+        assert all(set(tick) == {"T", "S", "bp", "seq", "f"} for tick in client.ticks("some"))
+        # The slow one gets what it asked for although others are given every tick of its symbols.
+        assert len(client.ticks("slow")) < len(client.ticks("exact")) + len(client.ticks("glob"))
 
-            await client.do("latest", id="exact", symbol="SIM-0000")
-            latest = (await client.event("latest"))["tick"]
-            assert latest["seq"] >= of_both[-1]
+        await client.do("latest", id="exact", symbol="SIM-0000")
+        latest = (await client.event("latest"))["tick"]
+        assert latest["seq"] >= of_both[-1]
 
-    through(work)
+    talk(work, in_node, transports=[transport])
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
 @needs_node
 def test_what_is_unsubscribed_is_given_no_more_and_the_others_go_on(transport):
-    async def work(proxy: Wall) -> None:
-        async with in_node(http(proxy), transports=[transport], **QUICK) as client:
-            await client.do("subscribe", id="a", request={"quotes": ["SIM-0000", "SIM-0001"]})
-            await client.do("subscribe", id="b", request={"quotes": ["SIM-0001", "SIM-0002"]})
-            await client.has(50, "a")
-            await client.has(50, "b")
-            await client.do("unsubscribe", id="a")
-            await client.do("request", id="a")
-            assert (await client.event("request"))["closed"] is True
-            had = len(client.ticks("a"))
-            await client.has(len(client.ticks("b")) + 100, "b")
-            assert len(client.ticks("a")) == had
-            assert {tick["S"] for tick in client.ticks("b")[-100:]} == {"SIM-0001", "SIM-0002"}
-            await client.do("unsubscribe", id="b")
-            await client.event("state", state="idle")
-            begin = len(client.events)
-            await client.do("subscribe", id="c", request={"quotes": ["SIM-0003"]})
-            await client.event("state", begin, state="live")
-            await client.has(20, "c")
+    async def work(client: JsClient, proxy: Wall) -> None:
+        await client.do("subscribe", id="a", request={"quotes": ["SIM-0000", "SIM-0001"]})
+        await client.do("subscribe", id="b", request={"quotes": ["SIM-0001", "SIM-0002"]})
+        await client.has(50, "a")
+        await client.has(50, "b")
+        await client.do("unsubscribe", id="a")
+        await client.do("request", id="a")
+        assert (await client.event("request"))["closed"] is True
+        had = len(client.ticks("a"))
+        await client.has(len(client.ticks("b")) + 100, "b")
+        assert len(client.ticks("a")) == had
+        assert {tick["S"] for tick in client.ticks("b")[-100:]} == {"SIM-0001", "SIM-0002"}
+        await client.do("unsubscribe", id="b")
+        await client.event("state", state="idle")
+        begin = len(client.events)
+        await client.do("subscribe", id="c", request={"quotes": ["SIM-0003"]})
+        await client.event("state", begin, state="live")
+        await client.has(20, "c")
 
-    through(work)
+    talk(work, in_node, transports=[transport])
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
 @needs_node
 def test_an_update_neither_loses_nor_repeats_what_stays(transport):
-    async def work(proxy: Wall) -> None:
-        async with in_node(http(proxy), transports=[transport], **QUICK) as client:
-            await client.do("subscribe", id="all", request={"quotes": ["*"], "trades": ["*"], "since": {"seq": 0}})
-            await client.do("subscribe", id="a", request={"quotes": ["SIM-0000"]})
-            await client.has(30, "a")
-            for number, changes in enumerate(
-                [
-                    {"quotes": ["SIM-0000", "SIM-0001"]},
-                    {"quotes": ["SIM-0000", "SIM-0002"]},
-                    {"where": "not bid < 0"},
-                    {"quotes": ["SIM-0000"], "trades": ["SIM-0000"]},
-                ]
-            ):
-                await client.do("update", id="a", changes=changes)
-                await client.until(lambda events, n=number: sum(_is_ready(e, "a") for e in events) == n + 2)
-                await client.has(len(client.ticks("a")) + 30, "a")
-            await client.until(lambda _: any(tick["T"] == "t" for tick in client.ticks("a")))
-            stays = [tick["seq"] for tick in client.ticks("a") if tick["S"] == "SIM-0000" and tick["T"] == "q"]
-            await client.until(lambda _: client.seqs("all")[-1] > stays[-1])
-            every = [tick["seq"] for tick in client.ticks("all") if tick["S"] == "SIM-0000" and tick["T"] == "q"]
-            assert stays == [seq for seq in every if stays[0] <= seq <= stays[-1]]
-            assert [event for event in client.events if event["event"] == "gap"] == []
-
-            await client.do("update", id="a", changes={"where": "nonsense >"})
-            refused = await client.event("refused", sub="a")
-            assert refused["code"] == 400
-            assert "where" in refused["text"]
-            await client.do("request", id="a")
-            request = (await client.event("request"))["request"]
-            assert request == {"quotes": ["SIM-0000"], "trades": ["SIM-0000"], "where": "not bid < 0"}
+    async def work(client: JsClient, proxy: Wall) -> None:
+        await client.do("subscribe", id="all", request={"quotes": ["*"], "trades": ["*"], "since": {"seq": 0}})
+        await client.do("subscribe", id="a", request={"quotes": ["SIM-0000"]})
+        await client.has(30, "a")
+        for number, changes in enumerate(
+            [
+                {"quotes": ["SIM-0000", "SIM-0001"]},
+                {"quotes": ["SIM-0000", "SIM-0002"]},
+                {"where": "not bid < 0"},
+                {"quotes": ["SIM-0000"], "trades": ["SIM-0000"]},
+            ]
+        ):
+            await client.do("update", id="a", changes=changes)
+            await client.until(lambda events, n=number: sum(_is_ready(e, "a") for e in events) == n + 2)
             await client.has(len(client.ticks("a")) + 30, "a")
+        await client.until(lambda _: any(tick["T"] == "t" for tick in client.ticks("a")))
+        stays = [tick["seq"] for tick in client.ticks("a") if tick["S"] == "SIM-0000" and tick["T"] == "q"]
+        await client.until(lambda _: client.seqs("all")[-1] > stays[-1])
+        every = [tick["seq"] for tick in client.ticks("all") if tick["S"] == "SIM-0000" and tick["T"] == "q"]
+        assert stays == [seq for seq in every if stays[0] <= seq <= stays[-1]]
+        assert [event for event in client.events if event["event"] == "gap"] == []
 
-    through(work)
+        await client.do("update", id="a", changes={"where": "nonsense >"})
+        refused = await client.event("refused", sub="a")
+        assert refused["code"] == 400
+        assert "where" in refused["text"]
+        await client.do("request", id="a")
+        request = (await client.event("request"))["request"]
+        assert request == {"quotes": ["SIM-0000"], "trades": ["SIM-0000"], "where": "not bid < 0"}
+        await client.has(len(client.ticks("a")) + 30, "a")
+
+    talk(work, in_node, transports=[transport])
 
 
 def _is_ready(event: dict, sub: str) -> bool:
@@ -278,25 +285,24 @@ def _is_ready(event: dict, sub: str) -> bool:
 @pytest.mark.parametrize("transport", TRANSPORTS)
 @needs_node
 def test_what_the_server_refuses_is_told_and_the_others_go_on(transport):
-    async def work(proxy: Wall) -> None:
-        async with in_node(http(proxy), transports=[transport], **QUICK) as client:
-            requests = {
-                "good": {"quotes": ["SIM-0000"]},
-                "bad": {"quotes": ["SIM-0001"], "where": "foo > 1"},
-                "fine": {"quotes": ["SIM-0002"]},
-            }
-            for sub, request in requests.items():
-                await client.do("subscribe", id=sub, request=request)
-            refused = await client.event("refused")
-            assert refused["sub"] == "bad"
-            assert refused["code"] == 400
-            assert "unknown column 'foo'" in refused["text"]
-            assert (await client.event("error"))["text"] == refused["text"]
-            await client.has(20, "good")
-            await client.has(20, "fine")
-            assert client.errors == []
+    async def work(client: JsClient, proxy: Wall) -> None:
+        requests = {
+            "good": {"quotes": ["SIM-0000"]},
+            "bad": {"quotes": ["SIM-0001"], "where": "foo > 1"},
+            "fine": {"quotes": ["SIM-0002"]},
+        }
+        for sub, request in requests.items():
+            await client.do("subscribe", id=sub, request=request)
+        refused = await client.event("refused")
+        assert refused["sub"] == "bad"
+        assert refused["code"] == 400
+        assert "unknown column 'foo'" in refused["text"]
+        assert (await client.event("error"))["text"] == refused["text"]
+        await client.has(20, "good")
+        await client.has(20, "fine")
+        assert client.errors == []
 
-    through(work)
+    talk(work, in_node, transports=[transport])
 
 
 @needs_node
@@ -329,14 +335,13 @@ def test_a_request_that_makes_no_sense_is_thrown_at_once():
 
 @pytest.mark.parametrize("client_in", RUNTIMES)
 def test_an_error_of_a_callback_is_reported_and_the_others_go_on(client_in):
-    async def work(proxy: Wall) -> None:
-        async with client_in(http(proxy), **QUICK) as client:
-            await client.do("subscribe", id="bad", request={"quotes": ["SIM-0000"]}, fails=True)
-            await client.do("subscribe", id="good", request={"quotes": ["SIM-0000"]})
-            await client.has(20, "good")
-            await client.until(lambda _: any("the callback's own" in error for error in client.errors))
+    async def work(client: JsClient, proxy: Wall) -> None:
+        await client.do("subscribe", id="bad", request={"quotes": ["SIM-0000"]}, fails=True)
+        await client.do("subscribe", id="good", request={"quotes": ["SIM-0000"]})
+        await client.has(20, "good")
+        await client.until(lambda _: any("the callback's own" in error for error in client.errors))
 
-    through(work)
+    talk(work, client_in)
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
@@ -411,25 +416,24 @@ def test_ten_thousand_symbols_are_subscribed_to_over_whatever_takes_them():
 @pytest.mark.parametrize("transport", TRANSPORTS)
 @needs_node
 def test_a_feed_that_is_closed_leaves_nothing_behind_in_its_process_and_on_the_server(transport):
-    async def work(proxy: Wall) -> None:
-        async with in_node(http(proxy), transports=[transport], **QUICK) as client:
-            # Two connections, for one cannot give both.
-            await client.do("subscribe", id="a", request={"quotes": ["*"]})
-            await client.do("subscribe", id="b", request={"quotes": ["*"], "max_hz": 10})
-            await client.has(20, "a")
-            await client.has(20, "b")
-            assert (await asyncio.to_thread(status, http(proxy)[:-1]))["connections"] == 2
-            await client.do("close")
-            await client.event("state", state="closed")
-            assert client.process is not None
-            assert client.process.stdin is not None
-            client.process.stdin.close()
-            assert await asyncio.wait_for(client.process.wait(), BOUND) == 0
-            async with asyncio.timeout(BOUND):
-                while (await asyncio.to_thread(status, http(proxy)[:-1]))["connections"]:
-                    await asyncio.sleep(0.05)
+    async def work(client: JsClient, proxy: Wall) -> None:
+        # Two connections, for one cannot give both.
+        await client.do("subscribe", id="a", request={"quotes": ["*"]})
+        await client.do("subscribe", id="b", request={"quotes": ["*"], "max_hz": 10})
+        await client.has(20, "a")
+        await client.has(20, "b")
+        assert (await asyncio.to_thread(status, http(proxy)[:-1]))["connections"] == 2
+        await client.do("close")
+        await client.event("state", state="closed")
+        assert client.process is not None
+        assert client.process.stdin is not None
+        client.process.stdin.close()
+        assert await asyncio.wait_for(client.process.wait(), BOUND) == 0
+        async with asyncio.timeout(BOUND):
+            while (await asyncio.to_thread(status, http(proxy)[:-1]))["connections"]:
+                await asyncio.sleep(0.05)
 
-    through(work)
+    talk(work, in_node, transports=[transport])
 
 
 @needs_node

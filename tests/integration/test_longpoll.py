@@ -38,6 +38,13 @@ class Poll:
         assert len(opened["session"]) >= 24
         return f"/poll/{opened['session']}"
 
+    async def begun(self) -> str:
+        """A session whose first answer was taken: the next is asked for with cursor 1."""
+        path = await self.open()
+        status, first = await self.answer("GET", f"{path}?cursor=0")
+        assert (status, first["cursor"]) == (200, 1)
+        return path
+
 
 def run(conversation, **options) -> None:
     async def bounded() -> None:
@@ -86,8 +93,7 @@ def test_each_answer_goes_on_where_the_one_before_ended():
 
 def test_a_lost_answer_can_be_asked_for_again_and_again():
     async def conversation(inside, poll):
-        path = await poll.open()
-        await poll.answer("GET", f"{path}?cursor=0")
+        path = await poll.begun()
         inside.publish("A")
         again = [await poll.answer("GET", f"{path}?cursor=1") for _ in range(3)]
         assert [seqs(answer) for _, answer in again] == [[1]] * 3
@@ -104,8 +110,7 @@ def test_a_lost_answer_can_be_asked_for_again_and_again():
 
 def test_who_asks_when_nothing_comes_is_answered_in_time_and_moves_on_nothing():
     async def conversation(inside, poll):
-        path = await poll.open()
-        await poll.answer("GET", f"{path}?cursor=0")
+        path = await poll.begun()
         for _ in range(2):
             status, answer = await poll.answer("GET", f"{path}?cursor=1&wait=0")
             assert (status, answer["cursor"], answer["messages"]) == (200, 1, [])
@@ -117,8 +122,7 @@ def test_who_asks_when_nothing_comes_is_answered_in_time_and_moves_on_nothing():
 
 def test_of_two_who_ask_at_once_the_later_is_answered():
     async def conversation(inside, poll):
-        path = await poll.open()
-        await poll.answer("GET", f"{path}?cursor=0")
+        path = await poll.begun()
         first = await poll.ask("GET", f"{path}?cursor=1")
         await waits(inside)
         second = await poll.ask("GET", f"{path}?cursor=1")
@@ -133,8 +137,7 @@ def test_of_two_who_ask_at_once_the_later_is_answered():
 
 def test_whoever_goes_away_while_waiting_loses_nothing():
     async def conversation(inside, poll):
-        path = await poll.open()
-        await poll.answer("GET", f"{path}?cursor=0")
+        path = await poll.begun()
         gone = await poll.ask("GET", f"{path}?cursor=1")
         await waits(inside)
         await gone.gone()
@@ -164,8 +167,7 @@ def test_an_answer_is_bounded_and_the_rest_comes_with_the_next():
 
 def test_commands_that_follow_are_answered_in_the_stream():
     async def conversation(inside, poll):
-        path = await poll.open()
-        await poll.answer("GET", f"{path}?cursor=0")
+        path = await poll.begun()
         more = [{"action": "unsubscribe", "quotes": ["*"]}, {"action": "subscribe", "quotes": ["B"]}, {"action": "x"}]
         assert (await poll.answer("POST", path, more))[0] == 204
         told, cursor = [], 1
@@ -184,8 +186,7 @@ def test_commands_that_follow_are_answered_in_the_stream():
 @pytest.mark.parametrize("how", ["deleted", "expired", "never there"])
 def test_who_asks_for_a_session_that_is_not_there_is_told_to_open_another(how):
     async def conversation(inside, poll):
-        path = await poll.open()
-        await poll.answer("GET", f"{path}?cursor=0")
+        path = await poll.begun()
         if how == "deleted":
             waiting = await poll.ask("GET", f"{path}?cursor=1")
             await waits(inside)
@@ -213,8 +214,7 @@ def test_who_asks_for_a_session_that_is_not_there_is_told_to_open_another(how):
 
 def test_who_waits_does_not_expire():
     async def conversation(inside, poll):
-        path = await poll.open()
-        await poll.answer("GET", f"{path}?cursor=0")
+        path = await poll.begun()
         waiting = await poll.ask("GET", f"{path}?cursor=1")
         await waits(inside)
         inside.later(100)

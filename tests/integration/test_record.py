@@ -286,9 +286,7 @@ def test_a_cut_is_mended_without_a_gap(market: Path, tmp_path: Path) -> None:
             )
             for rows in (1_000, 3_000):
                 await asyncio.to_thread(until, lambda rows=rows: safe(tmp_path) > rows)
-                connections = proxy.connections
-                proxy.cut()
-                await asyncio.to_thread(until, lambda before=connections: proxy.connections > before)
+                await proxy.cut_and_back()
             await asyncio.to_thread(until, lambda: safe(tmp_path) > 6_000)
             recording.send_signal(signal.SIGTERM)
             assert await asyncio.wait_for(recording.wait(), BOUND) == 0

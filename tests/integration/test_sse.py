@@ -12,7 +12,7 @@ import pytest
 
 from tests.conformance.transports import Http, SseClient, seqs_of
 from tests.integration.inside import Inside, event
-from tests.integration.processes import BOUND, certificate, server
+from tests.integration.processes import BOUND, TICKS_ONLY, certificate, server
 
 
 def run(conversation, *arguments, **options) -> None:
@@ -240,7 +240,8 @@ def test_a_client_that_talks_on_and_on_is_cut():
 
 def test_over_tls_every_tick_arrives(tmp_path):
     made, key = certificate(tmp_path)
-    with server("--feed", "sim?symbols=20&rate=2000", "--certfile", str(made), "--keyfile", str(key)) as address:
+    tls = ("--certfile", str(made), "--keyfile", str(key))
+    with server(*TICKS_ONLY, "--feed", "sim?symbols=20&rate=2000", *tls) as address:
 
         async def conversation():
             client = SseClient(address, [{"quotes": ["*"], "trades": ["*"], "since": {"seq": 0}}], None, None)

@@ -14,7 +14,7 @@ import pytest
 from tests.conformance.driven import driven
 from tests.integration.browser import needs_chromium, page_of
 from tests.integration.inside import Inside
-from tests.integration.processes import BOUND, ROOT, process, server, status
+from tests.integration.processes import BOUND, ROOT, TICKS_ONLY, process, server, status
 from tests.integration.rtc import Peer, offered
 
 SIM = "sim?symbols=50&rate=2000&seed=3"
@@ -44,7 +44,7 @@ SAY = "(command) => channels[0].send(JSON.stringify(command))"
 
 
 def run(conversation, *arguments: str) -> None:
-    with server("--feed", SIM, *arguments, transports=["webrtc"]) as address:
+    with server(*TICKS_ONLY, "--feed", SIM, *arguments, transports=["webrtc"]) as address:
         asyncio.run(asyncio.wait_for(conversation(address), 3 * BOUND))
 
 
