@@ -4,19 +4,17 @@ In the extra info (`--benchmark-json`) `cpu_ms` is the CPU time of all steps, an
 so long a request keeps the loop at one go.
 """
 
-import time
-from statistics import median
 from typing import Any
 
 import numpy as np
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
+from bench.steps import cost
 from marketfeed.model import QUOTE, TRADE, TickStore, empty_ticks
 from marketfeed.server.history import answers
-from marketfeed.server.history.answers import Answer, Form
+from marketfeed.server.history.answers import Form
 from marketfeed.server.history.params import RangeQuery
-from marketfeed.server.history.steps import Steps
 
 TICKS, SYMBOLS = 1 << 20, 1_000
 BEGIN, HOUR_NS = 1_700_006_400 * 10**9, 3_600 * 10**9
@@ -73,21 +71,6 @@ CASES = {
 }
 
 
-def cpu_ms(steps: Steps[Answer]) -> tuple[float, float]:
-    """CPU time of all steps, and of the longest."""
-    total = longest = 0.0
-    going = True
-    while going:
-        begun = time.thread_time()
-        going = next(steps, _END) is not _END
-        took = (time.thread_time() - begun) * 1000
-        total, longest = total + took, max(longest, took)
-    return total, longest
-
-
-_END = object()
-
-
 @pytest.mark.parametrize("case", CASES)
 def test_answer(benchmark: BenchmarkFixture, store: TickStore, case: str) -> None:
     def all_steps() -> None:
@@ -95,6 +78,4 @@ def test_answer(benchmark: BenchmarkFixture, store: TickStore, case: str) -> Non
             pass
 
     benchmark.pedantic(all_steps, rounds=10, warmup_rounds=1)
-    # Medians: whatever else the machine did is in the longest of many.
-    totals, longest = zip(*(cpu_ms(CASES[case](store)) for _ in range(11)), strict=True)
-    benchmark.extra_info |= {"cpu_ms": round(median(totals), 2), "longest_step_ms": round(median(longest), 2)}
+    benchmark.extra_info |= cost(lambda: CASES[case](store))

@@ -103,6 +103,11 @@ class BarStage:
         """How many records have been published that it has not looked at."""
         return self._store.ring.head - self._cursor
 
+    @property
+    def watched(self) -> bool:
+        """Whether somebody wants bars."""
+        return bool(self._wanted())
+
     def run(self) -> bool:
         """Look at all that was published, and publish the bars that have ended. Returns whether there were any."""
         self._follow_wanted()

@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import random
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from marketfeed.feed import ControllableFeed, Feed, FeedError, run_control
@@ -78,31 +78,22 @@ def _nobody_asks(feed_id: int) -> None:
     """Where nobody wants to know that a feed's time ends."""
 
 
-class _Nap:
-    """A wait that can be cut short."""
+#: Calls a function after so many seconds.
+Later = Callable[[float, Callable[[], None]], asyncio.Handle]
 
-    def __init__(self) -> None:
-        self._end: asyncio.Future[None] | None = None
 
-    async def sleep(self, seconds: float) -> None:
-        """Wait so long (inf = for ever), or until :meth:`wake`."""
-        if seconds <= 0.0:
-            await asyncio.sleep(0)
-            return
-        loop = asyncio.get_running_loop()
-        self._end = loop.create_future()
-        timer = None if seconds == math.inf else loop.call_later(seconds, self.wake)
-        try:
-            await self._end
-        finally:
-            self._end = None
-            if timer is not None:
-                timer.cancel()
+def _call_later(seconds: float, call: Callable[[], None]) -> asyncio.Handle:
+    loop = asyncio.get_running_loop()
+    return loop.call_later(seconds, call) if seconds > 0 else loop.call_soon(call)
 
-    def wake(self) -> None:
-        """End the wait that there is."""
-        if self._end is not None and not self._end.done():
-            self._end.set_result(None)
+
+def _end(wait: asyncio.Future[None]) -> None:
+    if not wait.done():
+        wait.set_result(None)
+
+
+def _nothing() -> None:
+    """Nobody waits."""
 
 
 class FeedRunner:
@@ -111,7 +102,7 @@ class FeedRunner:
     Args:
         on_publish: called after each batch that was published.
         on_end: called with the feed's id after the last tick of its time: it has ended, or a recording plays again.
-        sleep: how :meth:`run` waits, seconds; by default so that a control ends the wait.
+        later: how :meth:`run` waits: calls a function after so many seconds, as the loop's own `call_later` does.
         jitter: picks a pause between two bounds, seconds.
 
     Raises:
@@ -127,7 +118,7 @@ class FeedRunner:
         on_publish: Callable[[], None],
         *,
         on_end: Callable[[int], None] = _nobody_asks,
-        sleep: Callable[[float], Awaitable[None]] | None = None,
+        later: Later | None = None,
         jitter: Callable[[float, float], float] = random.uniform,
     ) -> None:
         self.name = name
@@ -139,8 +130,9 @@ class FeedRunner:
         self._on_end = on_end
         #: set while the feed has ended
         self.ended = asyncio.Event()
-        self._nap = _Nap()
-        self._sleep = sleep or self._nap.sleep
+        self._later = later
+        #: ends the wait that there is
+        self._wake: Callable[[], None] = _nothing
         self._jitter = jitter
         try:
             self._feed_id = store.directory.add_feed(name)
@@ -181,7 +173,7 @@ class FeedRunner:
         if self.stats.state == "backing off":
             raise FeedError("the feed has failed, and is about to be opened again")
         run_control(self._feed, name, text, self._clock.now_ns())
-        self._nap.wake()
+        self._wake()
 
     def progress(self) -> dict[str, Any]:
         """How a feed that takes controls says it stands; empty for others."""
@@ -192,6 +184,7 @@ class FeedRunner:
 
         One that fails is opened again, after a pause that grows with full jitter.
         """
+        later = self._later or _call_later
         failures = 0
         broken = False
         opened = self._clock.monotonic()
@@ -203,7 +196,7 @@ class FeedRunner:
                     broken = False
                     opened = self._clock.monotonic()
                 self.stats.state = "running"
-                due = self.step()
+                await self._steps(later)
             except Exception:
                 # Whatever is wrong with one feed, at its opening too, the others and the server go on.
                 if not broken and self._clock.monotonic() - opened > _BACKOFF_RESET_S:
@@ -215,22 +208,58 @@ class FeedRunner:
                 wait = self._jitter(0.0, min(_BACKOFF_MOST_S, _BACKOFF_FIRST_S * 2.0 ** min(failures, 16)))
                 failures += 1
                 log.exception("feed %s: failed; opening it again in %.1f s", self.name, wait)
+                pause = asyncio.get_running_loop().create_future()
+                later(wait, partial(_end, pause))
+                await pause
             else:
-                if due is None:
-                    self.stats.state = "ended"
-                    self._on_end(self._feed_id)
-                    self.ended.set()
-                    log.info("feed %s: ended after %d ticks", self.name, self.stats.ticks)
-                    if not self.controls:
-                        self._feed.close()
-                        return
-                    await self._nap.sleep(math.inf)
-                    self.ended.clear()
-                    continue
-                # Whole milliseconds, as loops count: a wait that is rounded down ends too early, finds nothing due,
-                # and is followed by one of zero, again and again.
-                wait = max(0, -(-(due - self._clock.now_ns()) // 1_000_000)) / 1000
-            await self._sleep(wait)
+                self.stats.state = "ended"
+                self._on_end(self._feed_id)
+                self.ended.set()
+                log.info("feed %s: ended after %d ticks", self.name, self.stats.ticks)
+                if not self.controls:
+                    self._feed.close()
+                    return
+                told = asyncio.get_running_loop().create_future()
+                self._wake = partial(_end, told)
+                await told
+                self.ended.clear()
+
+    async def _steps(self, later: Later) -> None:
+        """Step whenever the feed is to be asked, until it has ended.
+
+        The loop calls each step itself: to wake a task for it would take another turn of the loop.
+        """
+        ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        timer: asyncio.Handle
+
+        def step() -> None:
+            nonlocal timer
+            if ended.done():
+                return
+            try:
+                due = self.step()
+            except Exception as error:  # noqa: BLE001  # for whoever waits
+                ended.set_exception(error)
+                return
+            if due is None:
+                ended.set_result(None)
+                return
+            # Whole milliseconds, as loops count: a wait that is rounded down ends too early, finds nothing due, and is
+            # followed by one of zero, again and again.
+            timer = later(max(0, -(-(due - self._clock.now_ns()) // 1_000_000)) / 1000, step)
+
+        def wake() -> None:
+            nonlocal timer
+            timer.cancel()
+            timer = later(0, step)
+
+        step()
+        self._wake = wake
+        try:
+            await ended
+        finally:
+            ended.cancel()
+            self._wake = _nothing
 
     def close(self) -> None:
         """Let go of the feed."""

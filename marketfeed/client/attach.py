@@ -36,6 +36,7 @@ from marketfeed.client.reader import Reader
 from marketfeed.client.request import Since
 from marketfeed.model.clock import Clock, SystemClock
 from marketfeed.model.shared import DIRECTORY, OpenedStore, ShareError, open_shared
+from marketfeed.model.steps import all_of
 from marketfeed.model.tick import KINDS, TICK_KINDS, Ticks
 from marketfeed.stream.positions import position_of_time
 
@@ -300,8 +301,8 @@ class Attached:
             since = since.isoformat()
         if isinstance(since, str):
             everything = np.ones((len(KINDS), self._store.latest.capacity), np.bool_)
-            # None: what came after that time may be lost in part, and reading from 0 tells so.
-            return position_of_time(self._store, everything, parse_time(since)) or 0
+            # Where what came after that time may be lost in part this is 0, and reading from there tells so.
+            return all_of(position_of_time(self._store, everything, parse_time(since))).seq
         if isinstance(since, Position):
             if since.epoch not in (None, self.epoch):
                 raise AttachError(

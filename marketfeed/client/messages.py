@@ -161,6 +161,17 @@ class Heartbeat(_Timed, tag="heartbeat"):
     time: str = msgspec.field(name="t")
 
 
+class Place(msgspec.Struct, tag_field="T", tag="position"):
+    """How far the connection is, where ticks do not tell: `position` on the wire.
+
+    Attributes:
+        seq: as in a :class:`Heartbeat`; None = until the next of these no tick tells it, unless it is every tick.
+    """
+
+    epoch: int
+    seq: int | None
+
+
 #: What belongs to a symbol, and has a place in the stream.
 Numbered = Quote | Trade | Bar | UpdatedBar
 
@@ -250,12 +261,14 @@ class Error(msgspec.Struct, tag_field="T", tag="error"):
     msg: str = ""
 
 
-Received = Numbered | Gap | Heartbeat | Subscription | Instruments | Success | Error
+Received = Numbered | Gap | Heartbeat | Place | Subscription | Instruments | Success | Error
 
 _frame = msgspec.json.Decoder(list[Received])
 _raw_frame = msgspec.json.Decoder(list[msgspec.Raw])
 _message = msgspec.json.Decoder(Received)
-_KNOWN = frozenset({"q", "t", "b", "u", "gap", "heartbeat", "subscription", "instruments", "success", "error"})
+_KNOWN = frozenset(
+    {"q", "t", "b", "u", "gap", "heartbeat", "position", "subscription", "instruments", "success", "error"}
+)
 
 
 class _Tagged(msgspec.Struct):

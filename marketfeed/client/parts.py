@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from marketfeed.client.batch import Chunk
 from marketfeed.client.instruments import InstrumentTable
-from marketfeed.client.messages import Bar, Gap, Heartbeat, Numbered, Position, Quote, Rule, Trade, UpdatedBar
+from marketfeed.client.messages import Bar, Gap, Heartbeat, Numbered, Place, Position, Quote, Rule, Trade, UpdatedBar
 from marketfeed.model.tick import BAR, QUOTE, TRADE, UPDATED_BAR
 
 #: (channel, symbol or glob)
@@ -66,12 +66,37 @@ class Options:
 
 @dataclass(eq=False)
 class Part:
-    """Symbols of one command, with their options and position: everything up to ``(epoch, position)`` has come."""
+    """Symbols of one command, with their options and position: everything up to ``(epoch, position)`` has come.
+
+    Where ``snapshot``, that is true only with the latest of each symbol up to there, which may not have come.
+    """
 
     options: Options
     names: set[Name]
     epoch: int | None
     position: int
+    snapshot: bool = False
+
+    def arrive(self, seq: int, held: bool) -> None:
+        """A tick of it has come.
+
+        Args:
+            held: the ticks with ``max_hz``, and those of a snapshot, do not tell now how far it is.
+        """
+        if held and (self.options.max_hz is not None or seq <= self.position):
+            return
+        self.position = max(self.position, seq)
+        self.snapshot = False
+
+    def reach(self, epoch: int, seq: int) -> None:
+        """The server says that everything up to here has come."""
+        if self.epoch == epoch and self.position <= seq:
+            self.position, self.snapshot = seq, False
+
+    @property
+    def may_owe(self) -> bool:
+        """Whether there may be a snapshot of it; of bars there is of those of 60 s only."""
+        return self.options.max_hz is None and self.options.bar_seconds in (None, 60)
 
     def place(self) -> Position | None:
         """Where to resume it; None with a server that numbers nothing."""
@@ -92,6 +117,8 @@ class Parts:
         #: kind -> by instrument id, the place of its part; of the ids of the table that is named with it
         self._places: dict[int, NDArray[np.int32]] = {}
         self._places_of: InstrumentTable | None = None
+        #: see :class:`Place`: what comes now is not in order
+        self.held = False
         #: The only part there is, if there is one only.
         self.sole: Part | None = None
 
@@ -108,6 +135,9 @@ class Parts:
             for other in self._parts:
                 if other.options == part.options:
                     part.names -= other.names
+                elif part.may_owe and (other.snapshot or other.options.max_hz is not None):
+                    # What was still to come of these comes behind the answer, as a snapshot does.
+                    part.snapshot |= not part.names.isdisjoint(other.names)
         self.remove(part.names)
         if part.names:
             self._parts.append(part)
@@ -136,7 +166,7 @@ class Parts:
         """Move on to behind these records, each with its own part."""
         ticks = chunk.ticks
         if self.sole is not None:
-            self.sole.position = max(self.sole.position, int(ticks["seq"].max()))
+            self.sole.arrive(int(ticks["seq"].max()), self.held)
             return
         reached = np.zeros(len(self._parts), np.uint64)
         for kind in np.flatnonzero(np.bincount(ticks["kind"])).tolist():
@@ -145,8 +175,7 @@ class Parts:
             somebodys = places != _NOBODY
             np.maximum.at(reached, places[somebodys], mine["seq"][somebodys])
         for place in np.flatnonzero(reached).tolist():
-            part = self._parts[place]
-            part.position = max(part.position, int(reached[place]))
+            self._parts[place].arrive(int(reached[place]), self.held)
 
     def _places_among(self, instruments: InstrumentTable, kind: int, ids: NDArray[np.uint32]) -> NDArray[np.int32]:
         """Which part the ticks of this kind and these instruments, shape (n,), were sent for."""
@@ -186,18 +215,21 @@ class Parts:
     def skip(self, gap: Gap) -> None:
         """Move on to behind what the server says is lost."""
         # What was lost by a move belongs to no part: the one moved to begins behind it, the others have yet to come.
-        if gap.last is None or gap.epoch is not None or gap.reason == "moved":
+        # What could not be written may be told before ticks that are older.
+        if gap.last is None or gap.epoch is not None or gap.reason in ("moved", "internal"):
             return
         for part in self._parts:
             # Of several parts only those that had come so far are meant for certain.
             if part.position < gap.last and (part is self.sole or part.position >= gap.first - 1):
                 part.position = gap.last
 
-    def reach(self, heartbeat: Heartbeat) -> None:
+    def reach(self, told: Heartbeat | Place) -> None:
         """Move on to where the server says that everything has come: for long there may have been no tick."""
+        if isinstance(told, Place):
+            self.held = told.seq is None
         for part in self._parts:
-            if part.epoch == heartbeat.epoch and part.position < heartbeat.seq:
-                part.position = heartbeat.seq
+            if told.seq is not None:
+                part.reach(told.epoch, told.seq)
 
     def _changed(self) -> None:
         self._owners.clear()
@@ -206,14 +238,15 @@ class Parts:
 
     def take_all(self) -> list[Part]:
         """Hand all parts out, those that stand at one position as one, and begin anew."""
-        alike: dict[tuple[Options, int | None, int], Part] = {}
+        alike: dict[tuple[Options, int | None, int, bool], Part] = {}
         for part in self._parts:
-            key = (part.options, part.epoch, part.position)
+            key = (part.options, part.epoch, part.position, part.snapshot)
             if key in alike:
                 alike[key].names |= part.names
             else:
                 alike[key] = part
         self._parts = []
+        self.held = False
         self._changed()
         return list(alike.values())
 

@@ -133,9 +133,9 @@ def unsubscribe(
     return [Command("unsubscribe", chunk) for chunk in _some_chunks("unsubscribe", names)]
 
 
-def resume(names: Iterable[Name], options: Options, since: Position | None) -> list[Command]:
-    """To have again what was cut, from that place."""
-    return [Command("subscribe", chunk, options, since=since) for chunk in _chunks(sorted(names))]
+def resume(names: Iterable[Name], options: Options, since: Position | None, snapshot: bool) -> list[Command]:
+    """To have again what was cut, from that place; with a ``snapshot`` that may not have come whole."""
+    return [Command("subscribe", chunk, options, snapshot, since) for chunk in _chunks(sorted(names))]
 
 
 def _named(

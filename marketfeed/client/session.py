@@ -11,7 +11,8 @@
 After a new connection everything that was subscribed is asked for again from its position, so that each tick arrives
 once and what is lost is told as a :class:`Gap`. Commands that had no answer yet are sent again behind that. A position
 is the number of the last tick that came, or of a heartbeat: of a subscription that is quiet, be it for its ``where``,
-only heartbeats tell how far it is.
+only heartbeats tell how far it is. Where ticks do not come in order the server says so, and then where it is. A
+snapshot that may not have come whole is asked for again.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from marketfeed.client.messages import (
     Heartbeat,
     Instruments,
     Numbered,
+    Place,
     Received,
     Subscription,
     Success,
@@ -144,7 +146,7 @@ class Session:
         self._heartbeat_to_ask = self._wanted_heartbeat
         self._outgoing.clear()
         parts = self._parts.take_all()
-        again = [command for part in parts for command in resume(part.names, part.options, part.place())]
+        again = [command for part in parts for command in resume(part.names, part.options, part.place(), part.snapshot)]
         self._pending.extendleft(reversed(again))
 
     def outgoing(self) -> list[str]:
@@ -168,7 +170,11 @@ class Session:
         for message in decode_frame(frame):
             if isinstance(message, Numbered):
                 part = sole or parts.owner(message)
-                if part is not None and message.seq > part.position:
+                if part is None:
+                    pass
+                elif part.snapshot or parts.held:
+                    part.arrive(message.seq, parts.held)
+                elif message.seq > part.position:
                     part.position = message.seq
                 messages.append(message)
             else:
@@ -199,6 +205,8 @@ class Session:
             case Heartbeat():
                 self._parts.reach(message)
                 return message
+            case Place():
+                self._parts.reach(message)
             case Subscription():
                 return self._answered(message)
             case Instruments():
@@ -236,7 +244,7 @@ class Session:
             self._parts.remove(command.names)
         else:
             options = command.options.told(command.names, reply.rules)
-            part = Part(options, set(command.names), reply.epoch, reply.seq or 0)
+            part = Part(options, set(command.names), reply.epoch, reply.seq or 0, command.snapshot)
             self._parts.add(part, anew=command.snapshot or command.since is not None)
         if command.request is not None:
             command.request.answer(reply)

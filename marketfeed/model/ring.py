@@ -16,6 +16,11 @@ from numpy.typing import NDArray
 
 from marketfeed.model.tick import RAW, TICK, Ticks
 
+#: Of a feed none of whose ticks is gone: before any time, ns.
+NEVER = -(1 << 63)
+#: This part of a ring, but never more than so many ticks, is looked through before the first of it is overwritten.
+_PART, _PART_TICKS = 16, 4096
+
 
 class Lost(NamedTuple):
     """Sequence numbers ``first`` to ``last``, both inclusive, that the ring no longer holds."""
@@ -46,9 +51,10 @@ class Ring:
     Args:
         slots: shape (capacity,), TICK; capacity a power of two.
         counters: shape (2,), u8: claim and head. Zero in a new ring.
+        gone: shape (feeds,), i8, see :meth:`gone_until`. :data:`NEVER` in a new ring.
     """
 
-    def __init__(self, slots: Ticks, counters: NDArray[np.uint64]) -> None:
+    def __init__(self, slots: Ticks, counters: NDArray[np.uint64], gone: NDArray[np.int64]) -> None:
         capacity = len(slots)
         if slots.dtype != TICK or capacity < 1 or capacity & (capacity - 1):
             raise ValueError(f"a ring is a power of two of TICK, not {capacity} of {slots.dtype}")
@@ -57,11 +63,15 @@ class Ring:
         self._slots = slots
         self._raw = slots.view(RAW)
         self._counters = counters
+        self._gone = gone
+        #: (of the writer) up to this sequence number ``gone`` accounts for all
+        self._counted = 0
+        self._part = min(_PART_TICKS, max(1, capacity // _PART))
 
     @classmethod
-    def on_heap(cls, capacity: int) -> "Ring":
+    def on_heap(cls, capacity: int, feeds: int = 1 << 16) -> "Ring":
         """A ring of this process alone."""
-        return cls(np.zeros(capacity, TICK), np.zeros(2, np.uint64))
+        return cls(np.zeros(capacity, TICK), np.zeros(2, np.uint64), np.full(feeds, NEVER))
 
     @property
     def head(self) -> int:
@@ -73,6 +83,14 @@ class Ring:
         """Sequence number of the oldest tick that is still held; head + 1 where there is none."""
         return max(1, int(self._counters[0]) - self.capacity + 1)
 
+    def gone_until(self, feed: int) -> int:
+        """No record of that feed that the ring no longer holds has a later ``ts_event``: ns since the Unix epoch.
+
+        It may be the time of one that is next to go: of a sixteenth of the ring, or of 4,096 ticks. :data:`NEVER` =
+        none is gone. Asked for after a read it holds for all that the read did not find any more.
+        """
+        return int(self._gone[feed])
+
     def publish(self, batch: Ticks) -> int:
         """Append a batch, shape (n,), TICK, of any length. Returns the new head.
 
@@ -81,6 +99,8 @@ class Ring:
         n = len(batch)
         head = int(self._counters[1])
         new_head = head + n
+        if new_head - self.capacity > self._counted:
+            self._count(batch, head, new_head - self.capacity)
         self._counters[0] = new_head
         skip = max(0, n - self.capacity)
         raw = batch.view(RAW) if batch.flags.c_contiguous else np.ascontiguousarray(batch).view(RAW)
@@ -91,6 +111,26 @@ class Ring:
             self._raw[: n - skip - fits] = raw[skip + fits :]
         self._counters[1] = new_head
         return new_head
+
+    def _count(self, batch: Ticks, head: int, last: int) -> None:
+        """Before they are overwritten: all up to the sequence number ``last``, of those held and of the batch to come,
+        and some more, so that this is done once for many batches."""
+        held = min(head, max(last, self._counted + self._part))
+        parts = [batch[: last - head]] if last > head else []
+        if held > self._counted:
+            # Twice where it goes around the end of the memory.
+            while (begin := self._counted & self._mask) + held - self._counted > self.capacity:
+                parts.append(self._slots[begin:])
+                self._counted += self.capacity - begin
+            parts.append(self._slots[begin : begin + held - self._counted])
+        for part in parts:
+            feed, time = part["feed"], part["ts_event"]
+            if (feed == feed[0]).all():
+                one = int(feed[0])
+                self._gone[one] = max(int(self._gone[one]), int(time.max()))
+            else:
+                np.maximum.at(self._gone, feed, time)
+        self._counted = max(held, last)
 
     def read(self, cursor: int, limit: int | None = None, until: int | None = None) -> Span:
         """The ticks after ``cursor``, oldest first, as a copy.

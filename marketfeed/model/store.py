@@ -9,8 +9,9 @@ import numpy as np
 
 from marketfeed.model.instruments import FEED, INSTRUMENT, InstrumentDirectory
 from marketfeed.model.latest import LatestTable
-from marketfeed.model.ring import Ring, Span
+from marketfeed.model.ring import NEVER, Ring, Span
 from marketfeed.model.tick import KINDS, TICK, Ticks
+from marketfeed.model.times import LatestTimes
 
 DEFAULT_TICKS = 1 << 20
 DEFAULT_INSTRUMENTS = 16_384
@@ -19,7 +20,7 @@ _FEEDS = 64
 _MOST_LAG = 4096
 
 _MAGIC = b"MKTFEED\0"
-_LAYOUT_VERSION = 2
+_LAYOUT_VERSION = 3
 #: A TICK in words: the columns in order, each as NAME:TYPE.
 _TICK_TEXT = ",".join(f"{name}:{TICK[name].str}" for name in TICK.names or ()).encode()
 _HEADER = np.dtype(
@@ -46,7 +47,7 @@ class StoreError(Exception):
 
 class _Part(NamedTuple):
     name: str
-    dtype: np.dtype[np.void] | np.dtype[np.uint64]
+    dtype: np.dtype[np.void] | np.dtype[np.uint64] | np.dtype[np.int64]
     shape: tuple[int, ...]
 
 
@@ -56,6 +57,7 @@ def _parts(ticks: int, instruments: int, feeds: int) -> list[_Part]:
         _Part("header", _HEADER, (1,)),
         _Part("life", _LIFE, (1,)),
         _Part("ring_counters", u8, (2,)),
+        _Part("ring_gone", np.dtype(np.int64), (feeds,)),
         _Part("directory_counts", u8, (2,)),
         _Part("feeds", FEED, (feeds,)),
         _Part("instruments", INSTRUMENT, (instruments,)),
@@ -107,7 +109,9 @@ class TickStore:
         self.epoch = int(self._header["epoch"][0])
         self.pid = int(self._header["pid"][0])
         self.directory = InstrumentDirectory(part("instruments"), part("feeds"), part("directory_counts"))
-        self.ring = Ring(part("ring"), part("ring_counters"))
+        self.ring = Ring(part("ring"), part("ring_counters"), part("ring_gone"))
+        #: what of the ring need not be looked at for ticks that are later than some time
+        self.times = LatestTimes(self.ring)
         self._latest = LatestTable(part("latest_rows"), part("latest_seqs"), part("latest_claims"))
         # Where nobody else looks, the latest table is brought up to date when it is asked for: in few large steps
         # rather than with every batch, and where all take every tick hardly at all.
@@ -169,6 +173,8 @@ class TickStore:
             finally:
                 if not isinstance(path, int):
                     os.close(fd)
+        offset, gone = _layout(ticks, instruments, _FEEDS)[0]["ring_gone"]
+        np.frombuffer(buffer, gone.dtype, _FEEDS, offset)[:] = NEVER
         header = np.frombuffer(buffer, _HEADER, 1)
         header["layout"], header["tick_bytes"] = _LAYOUT_VERSION, TICK.itemsize
         header["ticks"], header["instruments"], header["feeds"] = ticks, instruments, _FEEDS

@@ -7,6 +7,7 @@ import logging
 import signal
 import sys
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -144,17 +145,21 @@ async def _from_feeds(specs: list[FeedSpec], folder: RecordingFolder, live: Live
     loop, stopped = asyncio.get_running_loop(), asyncio.Event()
     recorder = Recorder(store, folder, clock, lambda: loop.call_soon_threadsafe(stopped.set))
 
-    async def sleep(seconds: float) -> None:
+    def later(seconds: float, step: Callable[[], None]) -> asyncio.Handle:
+        return loop.call_later(seconds, step_if_recorded, step)
+
+    def step_if_recorded(step: Callable[[], None]) -> None:
         # Nobody but the recorder takes these ticks: a feed that can wait is not to lap it.
-        await asyncio.sleep(seconds)
-        while store.ring.head - recorder.cursor > store.ring.capacity // 2 and not recorder.error:  # noqa: ASYNC110  # a thread
-            await asyncio.sleep(0.005)
+        if store.ring.head - recorder.cursor > store.ring.capacity // 2 and not recorder.error:
+            later(0.005, step)
+        else:
+            step()
 
     stop = _stop_on_signals()
     runners = []
     for spec in specs:
         try:
-            runners.append(FeedRunner(spec.name, spec.build(), store, clock, lambda: None, sleep=sleep))
+            runners.append(FeedRunner(spec.name, spec.build(), store, clock, lambda: None, later=later))
         except FeedError as error:
             raise FeedError(f"feed {spec.name}: {error}") from None
     recorder.start()

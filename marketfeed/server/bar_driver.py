@@ -12,6 +12,8 @@ log = logging.getLogger("marketfeed.bars")
 
 #: A bar is told at most so long after the tick that ended it.
 _WAIT_SECONDS = 0.05
+#: And so long where nobody is subscribed to bars: a run costs some hundred ticks, whatever there is for it.
+_UNWATCHED_SECONDS = 1.0
 #: Nothing is waited for where more than this part of the ring has been published meanwhile.
 _MOST_OF_RING = 4
 
@@ -31,13 +33,17 @@ class BarDriver:
         self._loop = loop
         self._on_bars = on_bars
         self._timer: asyncio.TimerHandle | None = None
+        self._unwatched = False
 
     def published(self) -> None:
         """Ticks were published. Cheap: many make one run."""
         if self.stage.backlog > self._most:
             self.run()
         elif self._timer is None:
-            self._timer = self._loop.call_later(_WAIT_SECONDS, self.run)
+            self._unwatched = not self.stage.watched
+            self._timer = self._loop.call_later(_UNWATCHED_SECONDS if self._unwatched else _WAIT_SECONDS, self.run)
+        elif self._unwatched and self.stage.watched:
+            self.run()
 
     def ended(self, feed: int) -> None:
         """A feed has given the last tick of its time."""

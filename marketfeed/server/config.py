@@ -73,6 +73,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("max_connections", int, 10_000, "connections", "how many there may be at a time", least=1, most=1_000_000),
     Setting("max_symbols", int, 10_000, "symbols", "how many one connection may subscribe to", least=1, most=1_000_000),
     Setting("max_globs", int, 100, "globs", "how many of them may be globs", least=0, most=1_000_000),
+    Setting("max_rules", int, 100, "rules", "of how many different options they may be", least=1, most=10_000),
     Setting("max_message", int, 65_536, "bytes", "how long a client's message may be", least=1024, most=1 << 26),
     Setting("max_requests", int, 64, "requests", "how many for history there may be at a time", least=1, most=10_000),
     Setting("request_timeout", float, 10.0, "s", "how long one for history may be worked on", least=0.1, most=3600),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from math import ceil, inf
-from time import monotonic
 
 from marketfeed.stream.hub import Hub
 
@@ -13,14 +12,6 @@ log = logging.getLogger("marketfeed.driver")
 
 #: How long a hub that failed is left alone.
 _PAUSE_SECONDS = 1.0
-
-
-#: A run that takes longer than this is a long one for the loop's timers.
-_LONG_SECONDS = 0.0005
-
-
-def _nothing() -> None:
-    """Done by being called."""
 
 
 class Driver:
@@ -39,9 +30,14 @@ class Driver:
             self._schedule(0.0)
 
     def published(self) -> None:
-        """Ticks were published. Cheaper still: where a run is to come in time for them, nothing is done."""
+        """Ticks were published. Where they are due, they are delivered at once: another turn of the loop for it would
+        cost as much as looking for who wants them. Where a run is to come in time for them, nothing is done."""
         if self._at > 0.0 and (at := self._hub.due()) < self._at:
-            self._schedule(0.0 if at <= self._loop.time() else at)
+            if at <= self._loop.time():
+                self._schedule(inf)
+                self._run()
+            else:
+                self._schedule(at)
 
     def _schedule(self, at: float) -> None:
         if self._timer is not None:
@@ -58,7 +54,7 @@ class Driver:
 
     def _run(self) -> None:
         self._timer, self._at = None, inf
-        now, begun = self._loop.time(), monotonic()
+        now = self._loop.time()
         try:
             again = self._hub.run(now)
         except Exception:
@@ -67,10 +63,9 @@ class Driver:
                 self._schedule(now + _PAUSE_SECONDS)
                 self._at = 0.0  # no wake shortens it: every tick would bring the same failure
             return
-        if monotonic() - begun > _LONG_SECONDS:
-            # libuv reckons how long to sleep from the time before its callbacks: after a long one every timer would be
-            # that much late. With something to do it does not sleep, and looks at the clock.
-            self._loop.call_soon(_nothing)
+        # libuv reckons how long to sleep from the time it had last: by that of before a long run, every timer would be
+        # that much late. To ask for the time is to have libuv look at the clock.
+        self._loop.time()
         # A wake meanwhile is kept, and so is a close.
         if self._at > 0.0:
             self._schedule(0.0 if again <= now else again)

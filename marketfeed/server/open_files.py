@@ -36,6 +36,7 @@ def client_limits(config: Config, hosts: int) -> tuple[Limits, int]:
         connections=_connections(config["max_connections"], spare),
         symbols=config["max_symbols"],
         globs=config["max_globs"],
+        rules=config["max_rules"],
         message_bytes=config["max_message"],
         write_seconds=config["write_timeout"],
         poll_seconds=config["poll_timeout"],

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import logging
+
 import numpy as np
 from numpy.typing import NDArray
 
+from marketfeed.model.ring import Lost
 from marketfeed.model.store import TickStore
 from marketfeed.model.tick import QUOTE, RAW, TICK, Ticks
+from marketfeed.stream import protocol
+from marketfeed.stream.codes import GapReason
 from marketfeed.stream.delivery import Delivery
 from marketfeed.stream.group import FRAME_TICKS, Subscriber
 from marketfeed.stream.groups import Groups
 from marketfeed.stream.link import Took
 from marketfeed.stream.positions import SCAN_TICKS
 from marketfeed.stream.session import Session
+
+log = logging.getLogger("marketfeed.hub")
 
 
 class CatchUp:
@@ -26,20 +33,24 @@ class CatchUp:
     def serve(self, session: Session, now: float) -> None:
         """Give each of the session's late subscribers one frame at the most."""
         more = False
+        self._tell_place(session)
         for subscriber in list(session.subscribers):
             if not session.can_take:
                 return
             if subscriber.in_step or subscriber not in session.subscribers:
                 continue
             if subscriber.until is not None:
-                more |= self._serve_latest(subscriber, now)
+                more |= self._serve_latest(subscriber, now, FRAME_TICKS)
             elif subscriber.group.lane.every:
-                more |= self._serve_every(subscriber)
+                more |= self._serve_every(subscriber, FRAME_TICKS)
         if more:
             self._delivery.want_service(session)
 
-    def _serve_latest(self, subscriber: Subscriber, now: float) -> bool:
-        """One frame of the latest of what changed after its cursor. Returns whether there is more to do."""
+    def _serve_latest(self, subscriber: Subscriber, now: float, most: int) -> bool:
+        """One frame, of so many ticks at most, of the latest of what changed after its cursor.
+
+        Returns whether there is more to do.
+        """
         group, until = subscriber.group, subscriber.until
         assert until is not None
         lane = group.lane
@@ -55,7 +66,7 @@ class CatchUp:
         if group.where is not None:
             holds = group.where.holds(ticks)
             ticks, seqs = ticks[holds], seqs[holds]
-        complete = len(ticks) <= FRAME_TICKS
+        complete = len(ticks) <= most
         in_one = complete and not subscriber.next_cell
         if in_one and until == lane.cursor:
             # It can go in step where the lane is, and the lane gives what is newer.
@@ -64,14 +75,20 @@ class CatchUp:
         if not complete:
             # Cell by cell, so that each has its turn however often it changes meanwhile.
             cells = (ticks["kind"].astype(np.intp) - QUOTE) * self._store.directory.capacity + ticks["instrument"]
-            chosen = np.argpartition(cells, FRAME_TICKS)[:FRAME_TICKS]
+            chosen = np.argpartition(cells, most)[:most]
             next_cell = int(cells[chosen].max()) + 1
             chosen.sort()
             ticks, seqs = ticks[chosen], seqs[chosen]
+            if not self._tell_no_place(subscriber):
+                return False
         # In one frame all up to now was seen; of several the first are old by now.
         end = self._store.ring.head if in_one and until < lane.cursor and not lane.every else until
         if len(ticks):
-            if self._send(subscriber, ticks, seqs, end if complete else None) is Took.NOTHING:
+            payload = self._payload(subscriber, ticks, seqs)
+            if payload is None:
+                if len(ticks) > 1:
+                    return self._serve_latest(subscriber, now, len(ticks) // 2)
+            elif self._send(subscriber, payload, len(ticks), end if complete else None) is Took.NOTHING:
                 return False
             subscriber.top = max(subscriber.top, int(seqs[-1]))
         if not complete:
@@ -79,12 +96,17 @@ class CatchUp:
             return True
         subscriber.cursor = end
         subscriber.until = subscriber.given = None
+        subscriber.in_pieces = False
+        self._tell_place(subscriber.session)
         if now < subscriber.not_before:
             return False
         return not self._groups.join(subscriber) and lane.every
 
-    def _serve_every(self, subscriber: Subscriber) -> bool:
-        """The ticks after its cursor, up to where its lane stands. Returns whether there is more to do."""
+    def _serve_every(self, subscriber: Subscriber, most: int) -> bool:
+        """The ticks after its cursor, so many at most, up to where its lane stands.
+
+        Returns whether there is more to do.
+        """
         group = subscriber.group
         span = self._store.read(subscriber.cursor, subscriber.scan, group.lane.cursor)
         if span.lost:
@@ -100,8 +122,8 @@ class CatchUp:
         if group.where is not None:
             places = places[group.where.holds(ticks[places])]
         cursor = span.cursor
-        if len(places) > FRAME_TICKS:
-            places = places[:FRAME_TICKS]
+        if len(places) > most:
+            places = places[:most]
             cursor = span.first + int(places[-1])
             subscriber.scan = max(FRAME_TICKS, subscriber.scan // 2)
         elif len(ticks) == subscriber.scan and len(places) <= FRAME_TICKS // 2:
@@ -111,22 +133,56 @@ class CatchUp:
             if len(places) < len(ticks):
                 # As one piece each: numpy copies a record column by column otherwise.
                 ticks = ticks.view(RAW).take(places).view(TICK)
-            if self._send(subscriber, ticks, seqs, cursor) is Took.NOTHING:
+            payload = self._payload(subscriber, ticks, seqs)
+            if payload is None:
+                if len(ticks) > 1:
+                    return self._serve_every(subscriber, len(ticks) // 2)
+            elif self._send(subscriber, payload, len(ticks), cursor) is Took.NOTHING:
                 return False
         subscriber.cursor = cursor
         return not self._groups.join(subscriber)
 
-    def _send(self, subscriber: Subscriber, ticks: Ticks, seqs: NDArray[np.uint64], seq: int | None) -> Took:
+    def _payload(self, subscriber: Subscriber, ticks: Ticks, seqs: NDArray[np.uint64]) -> bytes | None:
+        """These ticks as they are written. None = they cannot be, a defect: of several fewer are to be tried, so that
+        no other is lost; one alone is told as lost."""
+        try:
+            return subscriber.group.encoding.ticks(ticks, seqs).frame()
+        except Exception:
+            if len(ticks) == 1:
+                log.exception("%s: tick %d could not be written", subscriber.session.name, seqs[0])
+                lost = Lost(int(seqs[0]), int(seqs[0]))
+                self._delivery.tell_lost(subscriber.session, lost, GapReason.INTERNAL)
+            return None
+
+    def _send(self, subscriber: Subscriber, payload: bytes, ticks: int, seq: int | None) -> Took:
         """``seq``: see :meth:`Link.wrap`."""
         group = subscriber.group
-        frame = group.wrap(group.encoding.ticks(ticks, seqs).frame(), group.encoding.BINARY_TICKS, seq)
-        took = subscriber.session.give(frame)
+        took = subscriber.session.give(group.wrap(payload, group.encoding.BINARY_TICKS, seq))
         if took is not Took.NOTHING:
             self._delivery.stats.frames += 1
-            self._delivery.stats.ticks += len(ticks)
+            self._delivery.stats.ticks += ticks
         if took is not Took.MORE:
             self._delivery.stalled(subscriber.session)
         return took
+
+    def _tell_no_place(self, subscriber: Subscriber) -> bool:
+        """What follows is one of several frames: a client that is cut between them must not go on behind what it has.
+
+        Returns whether the link can take more now.
+        """
+        session = subscriber.session
+        subscriber.in_pieces = True
+        if session.placed:
+            session.placed = False
+            session.tell(protocol.position(self._store.epoch, None))
+        return session.can_take
+
+    def _tell_place(self, session: Session) -> None:
+        """Where it is, once it is not in the midst of several frames any more."""
+        if not session.placed and not any(subscriber.in_pieces for subscriber in session.subscribers):
+            session.placed = True
+            seq = min([subscriber.position for subscriber in session.subscribers], default=self._store.ring.head)
+            session.tell(protocol.position(self._store.epoch, seq))
 
     def settled(self, session: Session, after: int, until: int) -> tuple[list[bytes], int]:
         """The latest of its throttled symbols that changed last between two sequence numbers, the first exclusive.

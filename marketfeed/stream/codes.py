@@ -40,6 +40,8 @@ class GapReason(IntEnum):
     EPOCH = 2
     #: the client moved symbols to other options while it was behind with some of them
     MOVED = 3
+    #: a defect of ours: it could not be written
+    INTERNAL = 4
 
 
 class ProtocolError(Exception):

@@ -7,18 +7,19 @@ from collections import deque
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from marketfeed.model.ring import Lost
 from marketfeed.model.store import TickStore
 from marketfeed.model.tick import RAW, TICK
 from marketfeed.stream import protocol
-from marketfeed.stream.codes import GapReason
+from marketfeed.stream.codes import CloseCode, GapReason
 from marketfeed.stream.encoding import EncodedTicks, Encoding
 from marketfeed.stream.frames import Frames
 from marketfeed.stream.group import Seats, Subscriber
 from marketfeed.stream.groups import Groups
 from marketfeed.stream.lane import Changes, Lane, Wanted
-from marketfeed.stream.link import Sender, Took
+from marketfeed.stream.link import Numbers, Sender, Took
 from marketfeed.stream.session import Session
 
 log = logging.getLogger("marketfeed.hub")
@@ -68,7 +69,14 @@ class Delivery:
             self._lane_lost(lane, changes.lost)
         lane.cursor = changes.cursor
         if len(changes.ticks):
-            self._deliver(lane, changes, before)
+            try:
+                wanted = lane.wanted(changes.ticks)
+            except Exception:
+                log.exception("who wants which ticks could not be found out")
+                self._serve_each(lane, lane.seats.taken(), before)
+            else:
+                if wanted is not None:
+                    self._deliver(lane, wanted, changes, before)
         if not lane.every and lane.cursor >= lane.until:
             self._begin_late_passes(lane, now)
 
@@ -77,10 +85,7 @@ class Delivery:
         while lane.cursor < seq:
             self.flush(lane, now)
 
-    def _deliver(self, lane: Lane, changes: Changes, before: int) -> None:
-        wanted = lane.wanted(changes.ticks)
-        if wanted is None:
-            return
+    def _deliver(self, lane: Lane, wanted: Wanted, changes: Changes, before: int) -> None:
         ticks, seqs = changes.ticks, changes.seqs
         if len(wanted.slots) > 1 or len(wanted.order) < len(ticks):
             needed = np.zeros(len(ticks), np.bool_)
@@ -95,14 +100,42 @@ class Delivery:
         careful = seats.with_care(wanted.slots)
         encoded_in: dict[Encoding, EncodedTicks] = {}
         for style, part in lane.by_style(wanted):
-            framer = self._groups.framer(style)
-            encoded = encoded_in.get(framer.encoding)
-            if encoded is None:
-                encoded = encoded_in[framer.encoding] = framer.encoding.ticks(ticks, seqs)
-            for made in framer.frames(part, encoded, changes.cursor):
-                self._put_at_once(seats, part, made, before)
-                if careful:
-                    self._put_with_care(careful, part, made, before)
+            framer, given = self._groups.framer(style), 0
+            try:
+                encoded = encoded_in.get(framer.encoding)
+                if encoded is None:
+                    encoded = encoded_in[framer.encoding] = framer.encoding.ticks(ticks, seqs)
+                for made in framer.frames(part, encoded, changes.cursor):
+                    self._put_at_once(seats, part, made, before)
+                    if careful:
+                        self._put_with_care(careful, part, made, before)
+                    given = made.groups.stop
+            except Exception:
+                log.exception("%s: ticks could not be written", framer.encoding.NAME)
+                self._serve_each(lane, part.slots[given:], before, careful)
+
+    def _serve_each(
+        self,
+        lane: Lane,
+        slots: NDArray[np.int64],
+        before: int,
+        careful: dict[int, list[Subscriber]] | None = None,
+    ) -> None:
+        """What these groups want could not be made for all at once: a defect. None of it may be lost in silence, so
+        each of them is behind from here, and is served by itself: that fails only for whom it has to.
+
+        Args:
+            before: where they were before it.
+            careful: who was careful when it began, as some may have lost their seats since; None = nobody has.
+        """
+        if careful is None:
+            careful = lane.seats.with_care(slots)
+        for slot in slots.tolist():
+            for subscriber in (*lane.seats.group(slot).ready, *careful.get(slot, ())):
+                if subscriber.in_step:
+                    self._groups.leave(subscriber)
+                subscriber.cursor = before
+                self.want_service(subscriber.session)
 
     def _put_at_once(self, seats: Seats, wanted: Wanted, made: Frames, before: int) -> None:
         """Send these frames to all who are ready for them."""
@@ -111,15 +144,29 @@ class Delivery:
         wires = seats.wires(slots, ready)
         if not len(wires):
             return
-        self.stats.frames += len(wires)
+        begins: Numbers
+        spans: Numbers
         if len(slots) == 1:
             # One frame for all, as where everybody takes everything.
-            self.stats.ticks += len(wires) * len(wanted.order)
+            ticks = len(wires) * len(wanted.order)
             # It does not begin with the buffer where this is one of several.
-            sent = self._sender(made.buffer, int(made.begins[0]), int(made.lengths[0]), wires)
+            begins, spans = int(made.begins[0]), int(made.lengths[0])
         else:
-            self.stats.ticks += int((ready * np.diff(wanted.bounds[made.groups.start : made.groups.stop + 1])).sum())
-            sent = self._sender(made.buffer, made.begins.repeat(ready), made.lengths.repeat(ready), wires)
+            bounds = wanted.bounds[made.groups.start : made.groups.stop + 1]
+            begins, spans = made.begins, made.lengths
+            if (ready == 1).all():
+                ticks = int(bounds[-1] - bounds[0])
+            else:
+                ticks = int((ready * (bounds[1:] - bounds[:-1])).sum())
+                begins, spans = begins.repeat(ready), spans.repeat(ready)
+        try:
+            sent = self._sender(made.buffer, begins, spans, wires)
+        except Exception:
+            log.exception("the sender failed")
+            self._sender_failed(seats, slots, before)
+            return
+        self.stats.frames += len(wires)
+        self.stats.ticks += ticks
         if sent is None:
             return
         lengths = made.lengths.repeat(ready)
@@ -135,6 +182,14 @@ class Delivery:
                 self.failed(subscriber.session)
             self.stalled(subscriber.session)
             if not on_its_way:
+                subscriber.cursor = before
+
+    def _sender_failed(self, seats: Seats, slots: NDArray[np.int64], before: int) -> None:
+        """Nobody knows what has left: whoever may have been sent a part of a frame can be sent nothing behind it, and
+        has to come again. What was not taken is given to it then."""
+        for slot in slots.tolist():
+            for subscriber in list(seats.group(slot).ready):
+                self.failed(subscriber.session)
                 subscriber.cursor = before
 
     def _put_with_care(self, careful: dict[int, list[Subscriber]], wanted: Wanted, made: Frames, before: int) -> None:
@@ -158,11 +213,11 @@ class Delivery:
         for session in sessions:
             self.tell_lost(session, lost)
 
-    def tell_lost(self, session: Session, lost: Lost) -> None:
-        """Tell a session what was overwritten before it could be given."""
+    def tell_lost(self, session: Session, lost: Lost, reason: GapReason = GapReason.LAPPED) -> None:
+        """Tell a session what could not be given to it, by default because it was overwritten before."""
         self.stats.gaps += 1
         self.stats.ticks_lost += lost.last - lost.first + 1
-        session.tell(protocol.gap(lost.first, lost.last, GapReason.LAPPED))
+        session.tell(protocol.gap(lost.first, lost.last, reason))
 
     def _begin_late_passes(self, lane: Lane, now: float) -> None:
         for subscriber in list(lane.behind):
@@ -183,10 +238,12 @@ class Delivery:
         if session.can_take:
             self._stalled(session)
 
-    def failed(self, session: Session) -> None:
-        """A session's link does not do what it has to: nothing more is sent over it, and soon it is ended."""
+    def failed(self, session: Session, code: CloseCode = CloseCode.INTERNAL) -> None:
+        """A session, or its link, does not do what it has to: nothing more is sent to it, and soon it is ended."""
         self.stalled(session)
-        self.failing.append(session)
+        if session.doomed is None:
+            session.doomed = code
+            self.failing.append(session)
 
     def want_service(self, session: Session) -> None:
         """A session that is behind is to be served, if it can take frames."""

@@ -20,6 +20,8 @@ _KEPT = 1 << 15
 #: A frame holds fewer ticks than this: see FRAME_TICKS.
 _COUNT_BITS = 12
 
+_AT_ZERO = np.zeros(1, np.int64)
+
 
 class Frames:
     """Some groups' frames, one each.
@@ -80,6 +82,10 @@ class Framer:
             yield from self._joined(wanted, encoded)
             return
         binary, order = self.encoding.BINARY_TICKS, wanted.order.tolist()
+        if len(wanted.slots) == 1:
+            frame = self._wrap(encoded.frame(order), binary, seq)
+            yield Frames(slice(0, 1), _AT_ZERO, np.array([len(frame)]), frame, [frame])
+            return
         begin, made, size = 0, [], 0
         for n, (low, high) in enumerate(pairwise(wanted.bounds.tolist()), 1):
             made.append(self._wrap(encoded.frame(order[low:high]), binary, seq))
@@ -93,18 +99,39 @@ class Framer:
 
     def _joined(self, wanted: Wanted, encoded: Pieces) -> Iterator[Frames]:
         """All frames of a buffer in one join."""
-        layout, bounds, order = encoded.layout, wanted.bounds, wanted.order
-        counts = bounds[1:] - bounds[:-1]
-        payloads = np.add.reduceat(_lengths(encoded.pieces)[order], bounds[:-1])
+        layout = encoded.layout
+        counts = wanted.bounds[1:] - wanted.bounds[:-1]
+        payloads = np.add.reduceat(_lengths(encoded.pieces)[wanted.order], wanted.bounds[:-1])
         payloads += (counts - 1) * len(layout.separator) + len(layout.end)
         for begin, stop in _runs(payloads):
-            part = bounds[begin : stop + 1]
-            opens = self._opened(payloads[begin:stop], counts[begin:stop], layout)
-            # In the buffer each frame is opened behind the end of the one before it; so there is one end too many.
-            first = len(layout.end)
-            lengths = payloads[begin:stop] + _lengths(opens) - first
-            buffer = _join(part[:-1] - part[0], order[part[0] : part[-1]], encoded, opens)
-            yield Frames(slice(begin, stop), lengths.cumsum() - lengths + first, lengths, buffer)
+            bounds = wanted.bounds[begin : stop + 1]
+            order = wanted.order[bounds[0] : bounds[-1]]
+            begins, lengths, buffer = self._buffer(order, counts[begin:stop], payloads[begin:stop], encoded)
+            yield Frames(slice(begin, stop), begins, lengths, buffer)
+
+    def _buffer(
+        self, order: NDArray[np.int64], counts: NDArray[np.int64], payloads: NDArray[np.int64], encoded: Pieces
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], bytes]:
+        """Where each frame begins, how long it is, and all of them behind one another.
+
+        Args:
+            order: whose pieces each frame has, frame after frame.
+            counts, payloads: how many these are, and how many bytes the frame's payload has but for what opens it.
+        """
+        alone = counts == 1
+        which = None
+        if np.count_nonzero(alone) > len(encoded):
+            # More frames of a single tick than there are ticks: many are alike, and are there once.
+            order, counts, which = _alike(order, counts, alone, len(encoded))
+            every, payloads = payloads, np.empty(len(counts), np.int64)
+            payloads[which] = every
+        opens = self._opened(payloads, counts, encoded.layout)
+        # In the buffer each frame is opened behind the end of the one before it; so there is one end too many.
+        first = len(encoded.layout.end)
+        lengths = payloads + _lengths(opens) - first
+        begins = lengths.cumsum() - lengths + first
+        buffer = _join(counts.cumsum() - counts, order, encoded, opens)
+        return (begins, lengths, buffer) if which is None else (begins[which], lengths[which], buffer)
 
     def _opened(self, payloads: NDArray[np.int64], counts: NDArray[np.int64], layout: Layout) -> list[bytes]:
         """The end of one frame and all that stands before the first piece of the next."""
@@ -137,6 +164,31 @@ def _join(first: NDArray[np.int64], order: NDArray[np.int64], encoded: Pieces, o
     index[opening + 1] -= n  # no separator before the first
     index[opening] = np.arange(2 * n, 2 * n + len(opens))
     return b"".join(map(table.__getitem__, index.tolist())) + encoded.layout.end
+
+
+def _alike(
+    order: NDArray[np.int64], counts: NDArray[np.int64], alone: NDArray[np.bool_], ticks: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """One frame for all groups that want the same single tick.
+
+    Args:
+        alone: which groups want a single tick.
+        ticks: how many there are.
+
+    Returns order and counts of the frames that remain, and which of them each group gets.
+    """
+    single = order[counts.cumsum()[alone] - 1]
+    there = np.zeros(ticks, np.bool_)
+    there[single] = True
+    distinct = there.nonzero()[0]
+    several = ~alone
+    n = len(distinct)
+    order = np.concatenate((distinct, order[several.repeat(counts)]))
+    which = np.empty(len(alone), np.int64)
+    which[alone] = (there.cumsum() - 1)[single]
+    counts = np.concatenate((np.ones(n, np.int64), counts[several]))
+    which[several] = np.arange(n, len(counts))
+    return order, counts, which
 
 
 def _lengths(parts: list[bytes]) -> NDArray[np.int64]:

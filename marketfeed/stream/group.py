@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from marketfeed.model.store import TickStore
-from marketfeed.model.tick import QUOTE
 from marketfeed.stream.encoding import Encoding
 from marketfeed.stream.link import NO_WIRE, Link
 from marketfeed.stream.subscription import CHANNELS, Condition, Options, Selection
@@ -44,6 +43,8 @@ class Subscriber:
         self.until: int | None = None
         #: cells below this one have had their turn in that pass
         self.next_cell = 0
+        #: that pass takes several frames: they are of use only together
+        self.in_pieces = False
         #: in that pass these have been given already, shape (kinds, capacity)
         self.given: NDArray[np.bool_] | None = None
         #: the newest that it has been given by itself
@@ -126,16 +127,8 @@ class Group:
 
     def mask(self, store: TickStore) -> NDArray[np.bool_]:
         """Which (kind, instrument) it takes, shape (kinds, capacity)."""
-        capacity = store.directory.capacity
-        mask = np.zeros((len(CHANNELS), capacity), np.bool_)
+        mask = self.selection.all_of_kinds(store.directory)
         mask.reshape(-1)[list(self.cells)] = True
-        for kind in self.wide:
-            if self.selection.feed is None:
-                mask[kind - QUOTE] = True
-            else:
-                feeds = store.directory.feeds()
-                if self.selection.feed in feeds:
-                    mask[kind - QUOTE] |= store.directory.of_feed(feeds.index(self.selection.feed))
         return mask
 
 
@@ -186,6 +179,10 @@ class Seats:
     def all_taken(self) -> bool:
         """Whether every slot has somebody in step."""
         return not self._empty
+
+    def taken(self) -> NDArray[np.int64]:
+        """The slots that have somebody in step, ascending."""
+        return ((self.ready + self.careful) > 0).nonzero()[0]
 
     def group(self, slot: int) -> Group:
         """Whose slot it is."""

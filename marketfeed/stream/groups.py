@@ -73,13 +73,17 @@ class Groups:
         """A new subscriber, behind, that takes these keys from whoever has them."""
         self.take_away(session, keys)
         session.state.update(dict.fromkeys(named, options))
-        rules = _rules(session.state, _of_feeds(session.state), keys)
-        group = self._join_group(session, options, Selection(session.feed, rules))
+        group = self._join_group(session, options, self.selection(session, keys))
         subscriber = Subscriber(session, options, keys, group)
         session.subscribers.append(subscriber)
         self.regroup(session)
         group.lane.behind[subscriber] = None
         return subscriber
+
+    def selection(self, session: Session, keys: set[tuple[int, str]]) -> Selection:
+        """What a subscriber of these keys takes, beside what the session has besides."""
+        state = session.state.keys() | keys
+        return Selection(session.feed, _rules(state, _of_feeds(state), keys))
 
     def take_away(self, session: Session, keys: set[tuple[int, str]]) -> None:
         for subscriber in list(session.subscribers):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
+from itertools import islice
 from math import inf
 from typing import NamedTuple
 
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from marketfeed.model.bars import DEFAULT_SECONDS
 from marketfeed.model.clock import Clock, SystemClock
 from marketfeed.model.instruments import InstrumentDirectory
+from marketfeed.model.steps import Steps
 from marketfeed.model.store import TickStore
 from marketfeed.stream import protocol
 from marketfeed.stream.catchup import CatchUp
@@ -23,7 +25,7 @@ from marketfeed.stream.group import Subscriber
 from marketfeed.stream.groups import Groups
 from marketfeed.stream.heartbeat import Heartbeats
 from marketfeed.stream.link import Sender, no_wires
-from marketfeed.stream.positions import check_position, position_of_time
+from marketfeed.stream.positions import Found, check_position, position_of_time
 from marketfeed.stream.session import Session
 from marketfeed.stream.subscription import BARS, Options, covering
 
@@ -33,6 +35,8 @@ log = logging.getLogger("marketfeed.hub")
 _FRAMES_AT_ONCE = 4
 #: So many sessions that are behind are served before the loop may do something else.
 _SERVED_AT_ONCE = 16
+#: So many sessions that look for a time go one step further before the loop may do something else.
+_LOOKING_AT_ONCE = 4
 #: Bars of so many lengths may be wanted at a time, by all sessions together: each costs for every trade.
 _BAR_LENGTHS = 16
 
@@ -89,6 +93,8 @@ class Hub:
         self._instruments_seen = len(store.directory)
         self._clock = clock or SystemClock()
         self._heartbeats = Heartbeats()
+        #: sessions that look for a time, the next in turn first
+        self._looking: dict[Session, None] = {}
 
     @property
     def stats(self) -> HubStats:
@@ -132,18 +138,21 @@ class Hub:
                 # A defect, but one client's: the others go on.
                 log.exception("%s: could not be served", session.name)
                 session.end(CloseCode.INTERNAL, protocol.error(ErrorCode.INTERNAL, "internal error"))
+        for session in list(islice(self._looking, _LOOKING_AT_ONCE)):
+            del self._looking[session]
+            session.look_on(now)
         failing, self._delivery.failing = self._delivery.failing, []
         for session in failing:
-            session.end(CloseCode.INTERNAL)
+            session.end_if_doomed()
         for session in self._heartbeats.pop(now):
-            if session.can_take:  # else it hears of us as soon as it takes what is on its way
+            if session.can_take and not session.looking:  # else it hears of us as soon as it takes what is on its way
                 seq = min([subscriber.position for subscriber in session.subscribers], default=self.store.ring.head)
                 session.tell(protocol.heartbeat(self.store.epoch, seq, self._clock.now_ns()))
         return self.due()
 
     def due(self) -> float:
         """When :meth:`run` has something to do; in the past = now."""
-        if self._delivery.servable or self._delivery.failing:
+        if self._delivery.servable or self._delivery.failing or self._looking:
             return -inf
         times = [lane.due() for lane in self._groups.lanes()]
         times.append(self._heartbeats.due())
@@ -161,9 +170,9 @@ class Hub:
         """A session's link is full because of something it sent itself."""
         self._delivery.stalled(session)
 
-    def failed(self, session: Session) -> None:
-        """A session's link does not do what it has to: nothing more is sent over it, and soon it is ended."""
-        self._delivery.failed(session)
+    def failed(self, session: Session, code: CloseCode = CloseCode.INTERNAL) -> None:
+        """A session, or its link, does not do what it has to: nothing more is sent to it, and soon it is ended."""
+        self._delivery.failed(session, code)
 
     def writable(self, session: Session) -> None:
         """A session's link can take frames again."""
@@ -176,29 +185,44 @@ class Hub:
 
     # ---- subscriptions ----------------------------------------------------------------------------------------
 
+    def locate(self, session: Session, keys: Iterable[tuple[int, str]], options: Options, time_ns: int) -> Steps[Found]:
+        """Look for a time (ns since the Unix epoch), to :meth:`subscribe` these there.
+
+        Raises:
+            ProtocolError: there are bars of too many lengths.
+        """
+        keys = set(keys)
+        self._check_length(keys, options)
+        self._follow_directory()
+        mask = self._groups.selection(session, keys).mask(self.store.directory)
+        return position_of_time(self.store, mask, time_ns)
+
+    def look_on(self, session: Session) -> None:
+        """A session has not found its time yet: soon it is to :meth:`Session.look_on`."""
+        self._looking[session] = None
+
     def subscribe(
         self,
         session: Session,
         keys: Iterable[tuple[int, str]],
         options: Options,
         snapshot: bool,
-        since: protocol.Position | int | None,
+        since: protocol.Position | Found | None,
         now: float,
     ) -> Started:
         """Add symbols to what a session receives.
 
         Args:
             keys: (kind, pattern); one that it has already takes the new options.
-            snapshot: the latest of each symbol first.
-            since: what came after this position or time (ns since the Unix epoch) first.
+            snapshot: the latest of each symbol first; with ``since``, of those that did not change after it.
+            since: what came after this position, or after a time that was :meth:`locate`-d, first.
 
         Raises:
             ProtocolError: the position is not one of this store's, or there are bars of too many lengths.
         """
         self._follow_directory()
         keys = list(keys)
-        if any(kind in BARS for kind, _ in keys):
-            self._check_length(options.bar_seconds)
+        self._check_length(keys, options)
         if isinstance(since, protocol.Position):
             check_position(self.store, since)
         anew = snapshot or since is not None
@@ -226,7 +250,7 @@ class Hub:
         live = max(live, started.seq)
         subscriber.cursor = 0 if snapshot else started.seq
         if snapshot or (not lane.every and started.seq < live):
-            subscriber.begin_pass(live)
+            subscriber.begin_pass(started.seq if lane.every else live)
         if anew and not lane.every:
             subscriber.not_before = now + lane.interval
         if subscriber.until is None:
@@ -249,6 +273,8 @@ class Hub:
             del session.state[key]
         self._groups.take_away(session, keys)
         self._groups.regroup(session)
+        # Who was in the midst of several frames may be gone.
+        self._delivery.want_service(session)
         taken = [
             self._take_over(session, theirs, options, handover, now) for options, theirs in heirs.items() if theirs
         ]
@@ -259,6 +285,7 @@ class Hub:
         session.can_take = False
         session.state.clear()
         self._heartbeats.set(session, 0.0, 0.0)
+        self._looking.pop(session, None)
         for subscriber in list(session.subscribers):
             self._groups.remove(subscriber)
 
@@ -316,8 +343,10 @@ class Hub:
         self._delivery.want_service(session)
         return Started(position, gap=gap)
 
-    def _check_length(self, seconds: int) -> None:
-        lengths = self.bar_lengths() | {DEFAULT_SECONDS}
+    def _check_length(self, keys: Iterable[tuple[int, str]], options: Options) -> None:
+        if not any(kind in BARS for kind, _ in keys):
+            return
+        seconds, lengths = options.bar_seconds, self.bar_lengths() | {DEFAULT_SECONDS}
         if seconds not in lengths and len(lengths) >= _BAR_LENGTHS:
             raise ProtocolError(
                 ErrorCode.SYMBOL_LIMIT,
@@ -328,12 +357,12 @@ class Hub:
         """The earliest position of those who have these keys."""
         return min(s.position for s in session.subscribers if not keys.isdisjoint(s.keys))
 
-    def _start(self, subscriber: Subscriber, since: protocol.Position | int) -> Started:
+    def _start(self, subscriber: Subscriber, since: protocol.Position | Found) -> Started:
         """Where this position or time is, and whether every tick after it is still held."""
         every = subscriber.group.lane.every
-        if isinstance(since, int):
-            seq = position_of_time(self.store, subscriber.group.mask(self.store), since)
-            return Started(seq or 0, seq is not None or not every)
+        if isinstance(since, Found):
+            # It was whole when it was found.
+            return Started(since.seq, not every or (since.whole and since.seq + 1 >= self.store.ring.oldest))
         if since.epoch in (None, self.store.epoch):
             return Started(since.seq, since.seq + 1 >= self.store.ring.oldest or not every)
         if not every:

@@ -28,6 +28,8 @@ _EARLY = 0.2
 _NO_FEED = np.iinfo(np.uint16).max
 
 _K = TypeVar("_K")
+#: A feed, None = every, and kinds of which everything is taken.
+_Wide = tuple[str | None, tuple[int, ...]]
 
 
 @cache
@@ -101,8 +103,8 @@ class Lane:
         self.behind: dict[Subscriber, None] = {}
         self.seats = Seats()
         self._routes = Routes()
-        #: (feed, kinds of which everything is taken) -> groups
-        self._wide: dict[tuple[str | None, tuple[int, ...]], dict[Group, None]] = {}
+        #: groups that take everything
+        self._wide: dict[_Wide, dict[Group, None]] = {}
         #: how a group is written -> the number that stands for it in ``seats``, and how many groups are written so
         self.styles: dict[Style, int] = {}
         self._of_style: Counter[Style] = Counter()
@@ -148,6 +150,10 @@ class Lane:
     def wanted(self, ticks: Ticks) -> Wanted | None:
         """Which groups that have somebody in step want which of these ticks; None = nobody wants any."""
         n = len(ticks)
+        if len(self._wide) == 1 and self._routes.empty:
+            ((key, groups),) = self._wide.items()
+            if len(groups) == 1:
+                return self._wanted_by(next(iter(groups)), ticks, key)
         found = [self._wanting_all(ticks, *wide) for wide in self._wide.items()]
         if not self._routes.empty:
             cells = ticks["kind"].astype(np.int64)
@@ -166,35 +172,46 @@ class Lane:
             places, slots = places[taken], slots[taken]
         if not len(slots):
             return None
-        if len(found) == len(self._wide) == 1 and slots[0] == slots[-1]:
-            # One group that takes all there is: it is in order.
-            wanted = Wanted(slots[:1], np.array([0, len(slots)]), places)
-        else:
-            # By slot, and in order within each.
-            bits = n.bit_length()
-            keys = slots << bits
-            keys |= places
-            keys.sort()
-            order = keys & (1 << bits) - 1
-            keys >>= bits
-            first = np.ones(len(keys), np.bool_)
-            np.not_equal(keys[1:], keys[:-1], out=first[1:])
-            begins = first.nonzero()[0]
-            wanted = Wanted(keys[begins], np.append(begins, len(keys)), order)
+        # By slot, and in order within each.
+        bits = n.bit_length()
+        keys = slots << bits
+        keys |= places
+        keys.sort()
+        order = keys & (1 << bits) - 1
+        keys >>= bits
+        # Where another slot begins, and behind the last.
+        first = np.empty(len(keys) + 1, np.bool_)
+        first[0] = first[-1] = True
+        np.not_equal(keys[1:], keys[:-1], out=first[1:-1])
+        bounds = first.nonzero()[0]
+        wanted = Wanted(keys[bounds[:-1]], bounds, order)
+        return self._where_holds(wanted, ticks) if self._conditional else wanted
+
+    def _wanted_by(self, group: Group, ticks: Ticks, key: _Wide) -> Wanted | None:
+        """The same where there is no other group, as where everybody takes everything."""
+        places = self._of_wide(ticks, key)
+        if not len(places) or not (group.ready or group.careful):
+            return None
+        wanted = Wanted(np.array([group.slot]), np.array([0, len(places)]), places)
         return self._where_holds(wanted, ticks) if self._conditional else wanted
 
     def _wanting_all(
-        self, ticks: Ticks, key: tuple[str | None, tuple[int, ...]], groups: dict[Group, None]
+        self, ticks: Ticks, key: _Wide, groups: dict[Group, None]
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """As :meth:`Routes.wanting`, of groups that take all of these kinds, of this feed or of any."""
+        places = self._of_wide(ticks, key)
+        slots = np.array([group.slot for group in groups]).repeat(len(places))
+        return (places, slots) if len(groups) == 1 else (np.tile(places, len(groups)), slots)
+
+    def _of_wide(self, ticks: Ticks, key: _Wide) -> NDArray[np.int64]:
+        """Which of the ticks are of these kinds, and of this feed."""
         feed, kinds = key
         mine = _of_kinds(kinds)[ticks["kind"]]
         feeds = self._store.directory.feeds()
         if feed is not None and feeds != [feed]:
             mine &= ticks["feed"] == (feeds.index(feed) if feed in feeds else _NO_FEED)
-        places = mine.nonzero()[0]
-        slots = np.array([group.slot for group in groups]).repeat(len(places))
-        return (places, slots) if len(groups) == 1 else (np.tile(places, len(groups)), slots)
+        places: NDArray[np.int64] = mine.nonzero()[0]
+        return places
 
     def by_style(self, wanted: Wanted) -> list[tuple[Style, Wanted]]:
         """The same by how the groups are written."""

@@ -192,6 +192,12 @@ def heartbeat(epoch: int, seq: int, now_ns: int) -> Message:
     return {"T": "heartbeat", "epoch": epoch, "seq": seq, "t": now}
 
 
+def position(epoch: int, seq: int | None) -> Message:
+    """All of what the connection asked for up to ``seq`` has been given to it; None = what follows comes in several
+    frames, not in order, so that until the next of these no tick tells where the connection is."""
+    return {"T": "position", "epoch": epoch, "seq": seq}
+
+
 def instruments(directory: InstrumentDirectory, ids: Iterable[int], with_feed: bool) -> Message:
     """What the ids in the ticks that follow stand for."""
     symbols, feed_of, feeds = directory.symbols(), directory.feed_of(), directory.feeds()
@@ -213,4 +219,4 @@ def error(code: ErrorCode, text: str) -> Message:
 
 
 #: Every `T` that the server may send.
-MESSAGE_TYPES = ("success", "error", "subscription", "gap", "heartbeat", "instruments", "q", "t", "b", "u")
+MESSAGE_TYPES = ("success", "error", "subscription", "gap", "heartbeat", "position", "instruments", "q", "t", "b", "u")

@@ -6,11 +6,13 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterable
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
+from marketfeed.model.steps import Steps
 from marketfeed.stream import protocol
 from marketfeed.stream.codes import CloseCode, ErrorCode, ProtocolError
 from marketfeed.stream.link import Link, Took
+from marketfeed.stream.positions import Found
 from marketfeed.stream.subscription import Options, Rule, Selection, is_glob
 
 if TYPE_CHECKING:
@@ -28,8 +30,18 @@ _INTRODUCED_AT_ONCE = 2_000
 
 _FASTEST_HEARTBEAT = 0.1
 
+#: So many commands, of so many bytes together, may wait for one that takes several steps. For more it is done at once.
+_WAITING_COMMANDS, _WAITING_BYTES = 64, 1 << 16
+
 #: Says whether these credentials are good.
 Authenticate = Callable[[protocol.Auth], bool]
+
+
+class _Search(NamedTuple):
+    """A `subscribe` whose time is looked for."""
+
+    command: protocol.Subscribe
+    steps: Steps[Found]
 
 
 class Session:
@@ -44,6 +56,7 @@ class Session:
         authenticate: None = everybody may subscribe.
         max_symbols: how many symbols and globs it may have at a time.
         max_globs: how many of them may be globs, each of which is held against every instrument.
+        max_rules: of how many different options they may be, each of which is a subscriber of its own.
     """
 
     def __init__(
@@ -56,6 +69,7 @@ class Session:
         authenticate: Authenticate | None = None,
         max_symbols: int = 10_000,
         max_globs: int = 100,
+        max_rules: int = 100,
     ) -> None:
         self.hub = hub
         self.link = link
@@ -66,10 +80,13 @@ class Session:
         self._authenticate = authenticate
         self._max_symbols = max_symbols
         self._max_globs = max_globs
+        self._max_rules = max_rules
         #: (kind, pattern) -> how it is wanted
         self.state: dict[tuple[int, str], Options] = {}
         self.subscribers: list[Subscriber] = []
         self.can_take = True
+        #: its ticks tell where it is: it was told nothing else by a `position` message
+        self.placed = True
         #: waits to be served by the hub
         self.servable = False
         self._outbox: list[protocol.Message] = []
@@ -81,10 +98,15 @@ class Session:
         self.heartbeat = 0.0
         #: the first error that it was told
         self.error: protocol.Message | None = None
+        #: why it is about to be ended: nothing is told any more, and the hub ends it when nothing else is going on
+        self.doomed: CloseCode | None = None
         #: why it was ended by us
         self.ended: CloseCode | None = None
         #: its link may lose ticks: only of throttled symbols, which do not need each one
         self.lossy = False
+        #: a `subscribe` that looks for its time, and the commands that came after it, which wait
+        self._search: _Search | None = None
+        self._waiting: deque[str | bytes] = deque()
         self._closed = False
 
     # ---- from the client -----------------------------------------------------------------------------------------
@@ -97,9 +119,36 @@ class Session:
 
     def receive(self, data: str | bytes, now: float) -> None:
         """A message came: text is JSON, bytes are msgpack. Whatever it is, it is answered."""
-        if self._closed:
+        if self._closed or self.doomed is not None:
             return
+        if self._search is None:
+            self._command(data, now)
+            return
+        self._waiting.append(data)
+        if len(self._waiting) > _WAITING_COMMANDS or sum(map(len, self._waiting)) > _WAITING_BYTES:
+            self.hurry(now)
+
+    @property
+    def looking(self) -> bool:
+        """Whether a command of it is still looked into."""
+        return self._search is not None
+
+    def look_on(self, now: float) -> None:
+        """Take one step of what takes several; at its end the commands that wait behind it are carried out."""
+        if self._search is not None:
+            self._answer(lambda: self._look(now))
+        while self._waiting and self._search is None:
+            self._command(self._waiting.popleft(), now)
+
+    def hurry(self, now: float) -> None:
+        """Carry out at one go whatever other commands wait for."""
+        while self._waiting and not self._closed:
+            self.look_on(now)
+
+    def _command(self, data: str | bytes, now: float) -> None:
         self._answer(lambda: self._carry_out(protocol.decode_command(data), now))
+        # At once: a client that sends on and on does not wait for the hub to run.
+        self.end_if_doomed()
 
     def _carry_out(self, command: protocol.Command, now: float) -> None:
         if isinstance(command, protocol.Auth):
@@ -146,8 +195,8 @@ class Session:
             raise ProtocolError(ErrorCode.SYNTAX, f"heartbeat is 0 or at least {_FASTEST_HEARTBEAT} s")
         if options.fields is not None and self.encoding.RECORDS:
             raise ProtocolError(ErrorCode.SYNTAX, f"fields: {self.encoding.NAME} sends whole records, without a choice")
-        if command.snapshot and command.since is not None:
-            raise ProtocolError(ErrorCode.SYNTAX, "snapshot and since exclude each other")
+        if command.snapshot and isinstance(command.since, str):
+            raise ProtocolError(ErrorCode.SYNTAX, "snapshot and a time as since exclude each other")
         if self.lossy and command.max_hz is None:
             raise ProtocolError(ErrorCode.SYNTAX, "ticks go over an unreliable channel: give max_hz")
         wanted = self.state.keys() | set(keys)
@@ -155,7 +204,28 @@ class Session:
             raise ProtocolError(ErrorCode.SYMBOL_LIMIT, f"symbol limit exceeded: {self._max_symbols} at a time")
         if sum(is_glob(pattern) for _, pattern in wanted) > self._max_globs:
             raise ProtocolError(ErrorCode.SYMBOL_LIMIT, f"glob limit exceeded: {self._max_globs} at a time")
-        since = protocol.parse_time(command.since) if isinstance(command.since, str) else command.since
+        self._check_rules(set(keys), options)
+        if isinstance(command.since, str):
+            steps = self.hub.locate(self, keys, options, protocol.parse_time(command.since))
+            self._search = _Search(command, steps)
+            self._look(now)
+        else:
+            self._start(command, command.since, now)
+
+    def _look(self, now: float) -> None:
+        """One step; where it is the last, the subscription begins."""
+        search, self._search = self._search, None
+        assert search is not None
+        try:
+            next(search.steps)
+        except StopIteration as end:
+            self._start(search.command, end.value, now)
+        else:
+            self._search = search
+            self.hub.look_on(self)
+
+    def _start(self, command: protocol.Subscribe, since: protocol.Position | Found | None, now: float) -> None:
+        keys, options = command.patterns(), command.options()
         started = self.hub.subscribe(self, keys, options, command.snapshot, since, now)
         if command.heartbeat is not None:
             self.heartbeat = command.heartbeat
@@ -167,6 +237,14 @@ class Session:
             # The hub gives nobody a tick of these before it runs again.
             wanted_now = Selection(self.feed, {Rule(kind, pattern, True) for kind, pattern in keys})
             self.introduce(i for _, i in wanted_now.resolve(self.hub.directory))
+
+    def _check_rules(self, keys: set[tuple[int, str]], options: Options) -> None:
+        """See that there is room for these options: those of whom these keys are all that there is make some."""
+        others = {subscriber.options for subscriber in self.subscribers if not subscriber.keys <= keys}
+        if len(others | {options}) > self._max_rules:
+            raise ProtocolError(
+                ErrorCode.SYMBOL_LIMIT, f"rule limit exceeded: {self._max_rules} different options at a time"
+            )
 
     def _unsubscribe(self, command: protocol.Unsubscribe, now: float) -> None:
         gaps = self.hub.unsubscribe(self, command.patterns(), now)
@@ -182,7 +260,9 @@ class Session:
 
         A snapshot that is on its way is of use only as a whole, and a gap that is still to be told must not be lost.
         """
-        if self._outbox or any(subscriber.until is not None for subscriber in self.subscribers):
+        if self._closed or self.doomed is not None or self._outbox or self.looking:
+            return None
+        if any(subscriber.until is not None for subscriber in self.subscribers):
             return None
         return min([subscriber.position for subscriber in self.subscribers], default=self.hub.store.ring.head)
 
@@ -190,6 +270,8 @@ class Session:
         """The connection has gone. May be called twice."""
         self._closed = True
         self._outbox.clear()
+        self._waiting.clear()
+        self._search = None
         self._to_introduce.clear()
         self.hub.drop(self)
 
@@ -197,20 +279,21 @@ class Session:
 
     def tell(self, message: protocol.Message) -> None:
         """Send a message that is not a tick, now or as soon as the link takes one."""
-        if self._closed:
+        if self._closed or self.doomed is not None:
             return
         if message["T"] == "error" and self.error is None:
             self.error = message
         self._outbox.append(message)
         if len(self._outbox) > _OUTBOX_MESSAGES:
             log.warning("%s: does not read its answers", self.name)
-            self._finish(CloseCode.SLOW_CLIENT, "slow client")
+            self._outbox.clear()
+            self.hub.failed(self, CloseCode.SLOW_CLIENT)
         else:
             self._flush_outbox()
 
     def introduce(self, ids: Iterable[int]) -> None:
         """Tell what these instruments' ids stand for, each once, before any tick that is sent after this."""
-        if self._closed:
+        if self._closed or self.doomed is not None:
             return
         known = self._introduced
         known.extend(bytes(len(self.hub.directory) - len(known)))
@@ -222,7 +305,7 @@ class Session:
 
     def writable(self) -> None:
         """The link takes frames again, after it had said that it does not."""
-        if self._closed:
+        if self._closed or self.doomed is not None:
             return
         self.can_take = True
         self._flush_outbox()
@@ -237,6 +320,11 @@ class Session:
             log.exception("%s: its link failed", self.name)
             self.hub.failed(self)
             return Took.NOTHING
+
+    def end_if_doomed(self) -> None:
+        """Close, if that was put off until nothing else is going on."""
+        if self.doomed is not None:
+            self.end(self.doomed)
 
     def end(self, code: CloseCode, message: protocol.Message | None = None) -> None:
         """Tell why, if it can be told, and close."""

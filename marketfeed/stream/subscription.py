@@ -183,13 +183,35 @@ class Selection:
         """Whether an instrument of any name may come to be selected."""
         return any(take for globs in self._globs.values() for _, take in globs)
 
-    def resolve(self, directory: InstrumentDirectory, begin: int = 0) -> list[tuple[int, int]]:
-        """(kind, id) of all that it takes, of the instruments from id ``begin`` on.
+    def all_of_kinds(self, directory: InstrumentDirectory) -> NDArray[np.bool_]:
+        """Which (kind, instrument) it takes because it takes all of that kind, shape (kinds, capacity)."""
+        mask = np.zeros((len(CHANNELS), directory.capacity), np.bool_)
+        for kind in CHANNELS.values():
+            if not self.takes_all(kind):
+                continue
+            if self.feed is None:
+                mask[kind - QUOTE] = True
+            elif self.feed in (feeds := directory.feeds()):
+                mask[kind - QUOTE] |= directory.of_feed(feeds.index(self.feed))
+        return mask
+
+    def mask(self, directory: InstrumentDirectory) -> NDArray[np.bool_]:
+        """Which (kind, instrument) it takes, shape (kinds, capacity)."""
+        mask = self.all_of_kinds(directory)
+        rest = [kind for kind in CHANNELS.values() if not self.takes_all(kind)]
+        for kind, i in self.resolve(directory, kinds=rest):
+            mask[kind - QUOTE, i] = True
+        return mask
+
+    def resolve(
+        self, directory: InstrumentDirectory, begin: int = 0, kinds: Iterable[int] = tuple(CHANNELS.values())
+    ) -> list[tuple[int, int]]:
+        """(kind, id) of all that it takes of these kinds, of the instruments from id ``begin`` on.
 
         Costs as much as it has plain symbols and, for each glob, as there are instruments.
         """
         found = []
-        for kind in CHANNELS.values():
+        for kind in kinds:
             decided: dict[int, bool] = {}
             for i, take in self._named(directory, self._exact[kind]):
                 if i >= begin:

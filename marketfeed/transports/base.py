@@ -34,6 +34,8 @@ class Limits:
     symbols: int = 10_000
     #: how many of them may be globs
     globs: int = 100
+    #: of how many different options they may be
+    rules: int = 100
     #: WebRTC connections at a time
     peers: int = 100
     #: bytes of one message from a client
@@ -160,6 +162,7 @@ class Gate:
             self._authenticate,
             self.limits.symbols,
             self.limits.globs,
+            self.limits.rules,
         )
         if self._closing:
             session.end(CloseCode.SHUTDOWN)

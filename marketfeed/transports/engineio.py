@@ -58,7 +58,11 @@ class Listener(Protocol):
 
 
 class _Socket(Socket):
-    """The socket of a connection that is a WebSocket by now."""
+    """The socket of a connection that is a WebSocket by now.
+
+    Tornado answers a client's pings by itself. Of such a pong a socket that is nearly full takes a part, and a frame
+    that is sent past Tornado then would land inside it: frames wait until it has left.
+    """
 
     def __init__(self, outgoing: Outgoing, handler: EngineHandler, gate: Gate) -> None:
         assert handler.ws_connection is not None
@@ -72,6 +76,15 @@ class _Socket(Socket):
 
     def lost(self) -> None:
         """The handler is told when it is closed."""
+
+    def send(self, frame: bytes) -> Took:
+        return super().send(frame) if self.clear() else Took.NOTHING
+
+    def clear(self) -> bool:
+        """Whether nothing is on its way, neither a frame nor a pong. If something is, :meth:`drained` follows."""
+        if not self._unfinished and self._stream.writing() and not self._stream.closed():
+            self._wait_for(self._stream.write(b""))
+        return not self._unfinished
 
     @property
     def writing(self) -> bool:
@@ -155,7 +168,7 @@ class Outgoing(asyncio.Queue[Any]):
 
     def ask(self) -> None:
         """Tell all who send over this connection that they can, if so it is."""
-        if self._asked and not self.ending and not (self._socket and self._socket.writing):
+        if self._asked and not self.ending and (self._socket is None or self._socket.clear()):
             for listener in list(self.listeners):
                 listener.drained()
 

@@ -121,6 +121,8 @@ class StreamingHandler(RequestHandler):
         session = gate.admit(link, name, "json", feed, credentials(self.request, in_query))
         for command in commands:
             gate.receive(link, command)
+        # What one of many is answered has to be known now.
+        session.hurry(gate.clock())
         error = session.error
         if error is None and session.ended is not None:
             error = protocol.error(ErrorCode.CONNECTION_LIMIT, session.ended.name.lower())

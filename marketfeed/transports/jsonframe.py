@@ -7,7 +7,7 @@ _BEGIN = b'[{"T":"'
 _BETWEEN = b'},{"T":"'
 
 #: Types of messages that come alone; all others are ticks of some kind, as many as there are.
-ALONE = frozenset((b"success", b"subscription", b"error", b"gap", b"heartbeat"))
+ALONE = frozenset((b"success", b"subscription", b"error", b"gap", b"heartbeat", b"position"))
 #: Those of them that answer a command, but for the greeting.
 ANSWERS = frozenset((b"success", b"subscription", b"error"))
 GREETING = b'[{"T":"success","msg":"connected"'

@@ -172,11 +172,13 @@ class UringSender:
         if len(results) < n:
             results = np.concatenate((results, self._results[: n - len(results)]))
             which = np.concatenate((which, self._which[: n - len(which)]))
+        # None is longer than it was to be, so all are whole just where their sum is.
+        if results.sum() == (lengths * n if isinstance(lengths, int) else lengths.sum()):
+            self._cq_head.value = self._completed & 0xFFFFFFFF
+            return None
         sent = np.empty(n, np.int64)
         sent[which.astype(np.int64) - begin] = results
         self._cq_head.value = self._completed & 0xFFFFFFFF
-        if (sent == lengths).all():
-            return None
         sent[sent == -errno.EAGAIN] = 0
         return sent
 

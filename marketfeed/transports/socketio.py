@@ -7,8 +7,8 @@ goes over a WebSocket, and sent past the library: its own `emit` costs a task, a
 ==================== ===================================================================================
 from a client        `subscribe`, `unsubscribe`, `auth`: the command of that name without its `action`
 acknowledged with    the `subscription`, `success` or `error` message that answers it
-to a client          `ticks` (an array of `q`, `t`, ...); `gap`, `heartbeat`, `success`, `error`: one message;
-                     `subscription` where the client wanted no acknowledgement; `close` (`code`, `reason`)
+to a client          `ticks` (an array of `q`, `t`, ...); `gap`, `heartbeat`, `position`, `success`, `error`: one
+                     message; `subscription` where the client wanted no acknowledgement; `close` (`code`, `reason`)
                      at the end
 ==================== ===================================================================================
 """

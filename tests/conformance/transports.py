@@ -266,6 +266,13 @@ class Http:
                 await self.writer.wait_closed()
 
 
+def _since_of(since: Any) -> str:
+    """As it stands in a query: a time as it is."""
+    if isinstance(since, str):
+        return since
+    return f"{since['epoch']}:{since['seq']}" if since.get("epoch") else str(since["seq"])
+
+
 class SseClient(Client):
     """As a browser's EventSource: it sends the id that it has seen last."""
 
@@ -281,8 +288,7 @@ class SseClient(Client):
                 if key != "since"
             ]
             if "since" in commands[0]:
-                since = commands[0]["since"]
-                query.append(("since", f"{since['epoch']}:{since['seq']}" if since.get("epoch") else str(since["seq"])))
+                query.append(("since", _since_of(commands[0]["since"])))
         if self.feed is not None:
             query.append(("feed", self.feed))
         headers = self.headers()

@@ -22,9 +22,16 @@ from marketfeed.transports.senders import best_sender
 class Inside:
     """Real sockets, a real hub; ticks and time come from the test."""
 
-    def __init__(self, origins: tuple[str, ...] = (), keys: tuple[str, ...] = (), **limits: Any) -> None:
+    def __init__(
+        self,
+        origins: tuple[str, ...] = (),
+        keys: tuple[str, ...] = (),
+        ticks: int = 1024,
+        instruments: int = 64,
+        **limits: Any,
+    ) -> None:
         loop = asyncio.get_running_loop()
-        self.store = TickStore.create(1024, 64)
+        self.store = TickStore.create(ticks, instruments)
         self.hub = Hub(self.store, sender=best_sender())
         self._driver = Driver(self.hub, loop)
         self._ahead = 0.0

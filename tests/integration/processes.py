@@ -124,6 +124,8 @@ class Proxy:
         self._tasks: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
         self.connections = 0
+        #: after so many bytes from the server everything is cut, again and again until there are none left
+        self.cuts: list[int] = []
         #: cleared, nothing passes any more, and nobody is told
         self.flowing = asyncio.Event()
         self.flowing.set()
@@ -194,6 +196,14 @@ class Proxy:
                 await self.flowing.wait()
                 if back is not None and not self._passes(data, back):
                     continue
+                if back is None and self.cuts:
+                    self.cuts[0] -= len(data)
+                    if self.cuts[0] < 0:
+                        # The last of it comes, but for what is behind the cut.
+                        writer.write(data[: self.cuts.pop(0)])
+                        await writer.drain()
+                        self.cut()
+                        return
                 writer.write(data)
                 await writer.drain()
         writer.transport.abort()

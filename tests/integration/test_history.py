@@ -26,6 +26,7 @@ from alpaca.data.requests import (
 from alpaca.data.timeframe import TimeFrame, TimeFrameUnit
 from websockets.asyncio.client import connect
 
+from marketfeed.stream.encoding.rfc3339 import time_from_text
 from tests.integration.http import ARROW, get, pages, wait_for_ticks, wait_until_played
 from tests.integration.processes import BOUND, process, server, status, stream_of
 from tests.integration.test_real_ticks import midnight, rows_of
@@ -150,7 +151,7 @@ def test_arrow_says_what_json_says(ibm, path, key, parameters):
     # What only Alpaca knows is not in the table; `c` is the close of a bar and the conditions of all else.
     unknown = {"x", "z", "ax", "bx"} | (set() if key == "bars" else {"c"})
     for row, item in zip(table.to_pylist(), items, strict=True):
-        assert row.pop("t").value == pd.Timestamp(item.pop("t")).value
+        assert row.pop("t").value == time_from_text(item.pop("t"))
         assert row.pop("from", None) is None
         # What JSON writes as 0 may be missing.
         numbers = {name: 0 if value is None else value for name, value in row.items()}
@@ -356,3 +357,22 @@ def test_bars_for_which_there_is_no_time_are_refused_and_pages_end_early():
         short = get(address, "/v2/sim/quotes", symbols="NONE,SIM-000?", end="2000-01-01").json
         assert (short["quotes"], short["complete"]) == ({}, True)
         assert short["next_page_token"] is not None
+
+
+def test_of_a_recording_that_plays_in_a_loop_only_what_is_known_to_be_whole_is_called_complete(tmp_path):
+    rows = [f"{1_700_006_400_000 + n * 1000},AAA,{100 + n % 7},5" for n in range(3000)]
+    (tmp_path / "trades.csv").write_text("\n".join(["timestamp,symbol,price,size", *rows, ""]))
+    late = "2023-11-15T00:49:00Z"  # the last minute of the recording has it, in each pass
+    with server(
+        "--feed", f"toy=replay:{tmp_path / 'trades.csv'}?speed=2000&loop=true", "--ring-ticks", "1024"
+    ) as address:
+        wait_for_ticks(address, 1500)
+        first = get(address, "/v2/toy/trades", symbols="AAA", start=late).json
+        assert first["complete"] or first["seq"] > 2900
+        wait_for_ticks(address, 4500)
+        again = get(address, "/v2/toy/trades", symbols="AAA", start=late).json
+        assert not again["complete"]
+        assert again["gap"]["from"] == 1
+        assert again["gap"]["to"] > 3000 - 60
+        bars = get(address, "/v2/toy/bars", symbols="AAA", timeframe="1Min").json
+        assert (bars["bars"], bars["complete"]) == ({}, False)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from marketfeed.stream.codes import CloseCode
 from tests.conformance.transports import Http
 from tests.integration.inside import Inside
 from tests.integration.processes import BOUND
@@ -257,6 +258,21 @@ def test_a_client_that_commands_on_and_on_without_asking_is_ended():
         assert told["close"] == {"code": 3001, "reason": "slow client"}
         assert len(inside.gate) == 0
         assert (await poll.answer("GET", f"{path}?cursor={cursor}"))[0] == 404
+
+    run(conversation)
+
+
+def test_an_end_tells_no_place_behind_what_was_given():
+    async def conversation(inside: Inside, poll: Poll) -> None:
+        path = await poll.open(COMMAND)
+        _, first = await poll.answer("GET", f"{path}?cursor=0")
+        inside.publish("A", "B")
+        (link,) = inside.gate._sessions
+        inside.gate.end(link, CloseCode.INTERNAL)
+        _, last = await poll.answer("GET", f"{path}?cursor={first['cursor']}")
+        assert last["close"] == {"code": 3004, "reason": "internal"}
+        assert seqs(last) == []
+        assert "position" not in last
 
     run(conversation)
 

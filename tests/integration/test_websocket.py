@@ -92,7 +92,7 @@ def test_whatever_a_client_sends_it_is_told_what_is_wrong_and_keeps_its_connecti
         '{"action":"subscribe","quotes":["A"],"since":"2024-13-01T00:00:00Z"}': "RFC 3339",
         '{"action":"subscribe","quotes":["A"],"since":{"seq":5}}': "epoch",
         '{"action":"subscribe","quotes":["A"],"since":{"seq":-1}}': "seq",
-        '{"action":"subscribe","quotes":["A"],"since":{"seq":0},"snapshot":true}': "exclude",
+        '{"action":"subscribe","quotes":["A"],"since":"2024-01-01T00:00:00Z","snapshot":true}': "exclude",
         "[" * 5000: "",
     }
 

@@ -107,15 +107,15 @@ class Run:
             self.store,
             self.clock,
             lambda: self.heads.append(self.store.ring.head),
-            sleep=self.sleep,
+            later=self.later,
             jitter=jitter,
         )
 
-    async def sleep(self, seconds: float) -> None:
+    def later(self, seconds: float, call: Callable[[], None]) -> asyncio.Handle:
         self.waits.append(seconds)
         self.states.append(self.runner.stats.state)
         self.clock.advance(seconds)
-        await asyncio.sleep(0)
+        return asyncio.get_running_loop().call_soon(call)
 
     def to_the_end(self) -> "Run":
         asyncio.run(asyncio.wait_for(self.runner.run(), 30))
@@ -262,13 +262,13 @@ def test_pauses_are_drawn_from_zero_up() -> None:
 def test_by_default_pauses_are_random_within_their_bounds() -> None:
     waits: list[float] = []
 
-    async def sleep(seconds: float) -> None:
+    def later(seconds: float, call: Callable[[], None]) -> asyncio.Handle:
         waits.append(seconds)
-        await asyncio.sleep(0)
+        return asyncio.get_running_loop().call_soon(call)
 
     async def main() -> None:
         feed = FailingFeed("A", {"polls": 0, "bad_polls": range(60)})
-        await FeedRunner("f", feed, TickStore.create(8, 4), ManualClock(), lambda: None, sleep=sleep).run()
+        await FeedRunner("f", feed, TickStore.create(8, 4), ManualClock(), lambda: None, later=later).run()
 
     asyncio.run(asyncio.wait_for(main(), 30))
     assert len(waits) == 60
@@ -296,8 +296,8 @@ def test_where_a_feeds_time_ends_is_told_after_its_last_tick() -> None:
     ends: list[tuple[int, int]] = []
 
     async def main() -> None:
-        async def sleep(seconds: float) -> None:
-            pass
+        def later(seconds: float, call: Callable[[], None]) -> asyncio.Handle:
+            return asyncio.get_running_loop().call_soon(call)
 
         runner = FeedRunner(
             "f",
@@ -306,7 +306,7 @@ def test_where_a_feeds_time_ends_is_told_after_its_last_tick() -> None:
             ManualClock(START),
             lambda: None,
             on_end=lambda feed: ends.append((feed, store.ring.head)),
-            sleep=sleep,
+            later=later,
         )
         await runner.run()
 

@@ -7,9 +7,10 @@
  *     const sub = feed.subscribe({quotes: ["AAPL"], max_hz: 10}, q => console.log(q.S, q.bp, q.ap));
  *
  * What comes goes one way: transport (bytes) -> line (one connection's protocol) -> subscription -> callback. After a
- * cut each line asks for all that it had again, since the last heartbeat: everything up to there had come. What comes
- * twice by that is known by its `seq`, which only rises for each symbol, and is dropped. Nothing waits here while there
- * is no connection: what was missed is asked of the server, which holds it.
+ * cut each line asks for all that it had again, since the last heartbeat: everything up to there had come; before the
+ * first one after a snapshot, for that again too. What comes twice by that is known by its `seq`, which only rises for
+ * each symbol, and is dropped. Nothing waits here while there is no connection: what was missed is asked of the server,
+ * which holds it.
  *
  * docs/javascript.md says how to use it, docs/protocol.md and docs/transports.md what goes over the wire.
  */
@@ -702,6 +703,8 @@ const TRANSPORT_OF = {websocket: WebSocketTransport, sse: SseTransport, longpoll
 class Ask {
   /** Where it goes on after a cut: all up to there has come. null = it has to begin anew. @type {{epoch: number, seq: number} | null} */
   place = null;
+  /** Where a snapshot of it began that may not have come whole: nothing is asked for twice behind that. @type {{epoch: number, seq: number} | null} */
+  answered = null;
   /** Ticks up to this number are from before it, and meant for others. Infinite as long as it was not answered. */
   floor = Infinity;
   /** On which connection of the line it was answered. */
@@ -726,6 +729,7 @@ class Ask {
   /** Where it begins on the next connection, as options of a command. @returns {{snapshot?: boolean, since?: Since}} */
   begin() {
     if (this.place) return {since: this.place};
+    if (this.snapshot && this.answered) return {snapshot: true, since: this.answered};
     return this.snapshot ? {snapshot: true} : this.since === undefined ? {} : {since: this.since};
   }
 
@@ -1023,6 +1027,7 @@ class Line {
       case "subscription": return this.#answered(/** @type {any} */ (message));
       case "error": return this.#refused(message);
       case "heartbeat": return this.#beat({epoch: message.epoch, seq: message.seq});
+      case "position": return message.seq === null ? undefined : this.#beat({epoch: message.epoch, seq: message.seq});
       case "gap": return this.#feed.tell("gap", {...message, subscriptions: [...this.subs]});
       case "instruments":
         for (const {id, S, f} of message.instruments) this.#table.set(id, {S, f});
@@ -1063,6 +1068,10 @@ class Line {
     const answers = this.#pending.shift();
     const asks = answers?.last ? answers.asks : [];
     this.#delivered = true;
+    for (const ask of answers?.asks ?? []) {
+      // Of several commands the first answer: no other is from before it.
+      if (ask.snapshot && !ask.place && ask.answered?.epoch !== answer.epoch) ask.answered = {epoch: answer.epoch, seq: answer.seq};
+    }
     for (const ask of asks) {
       const anew = ask.snapshot || ask.since !== undefined;
       ask.answeredOn = this.#number;
@@ -1105,6 +1114,7 @@ class Line {
     const first = new Map();
     for (const ask of this.asks) {
       if (ask.answeredOn !== this.#number) continue;
+      if (!ask.place && ask.answered?.epoch === place.epoch && place.seq < ask.answered.seq) continue; // in the midst of a snapshot
       if (!ask.place || ask.place.epoch !== place.epoch || ask.place.seq < place.seq) ask.place = place;
       ask.floor = Math.max(ask.floor, place.seq);
       const key = `${ask.sub.id} ${ask.key}`, other = first.get(key);

@@ -72,7 +72,7 @@ def bars(store: TickStore, query: RangeQuery, form: Form, in_time: InTime) -> St
     about = _about(store, query, token, page.place)
     about["complete"] = page.complete
     if not page.complete:
-        about["whole_from"] = None if page.held is None else text_from_time(page.held)
+        about["whole_from"] = text_from_time(page.held)
     return Answer((yield from _rows(store, _bar_rows(page.bars), form, about)), token.until)
 
 

@@ -11,13 +11,15 @@ from numpy.typing import NDArray
 
 from marketfeed.model.bars import SECOND_NS, Bars, Sums, bars_of, prices_of, summed
 from marketfeed.model.latest import LatestTable
+from marketfeed.model.ring import NEVER
 from marketfeed.model.store import TickStore
-from marketfeed.model.tick import QUOTE, RAW, TICK, TRADE, empty_ticks
+from marketfeed.model.tick import QUOTE, RAW, TICK, TRADE, Ticks, empty_ticks
 from marketfeed.server.history.params import DAY_SECONDS, RangeQuery
 from marketfeed.server.history.scan import STEP_TICKS, covers, held_from
 from marketfeed.server.history.steps import InTime, OutOfTime, Steps
 
 _MINUTE_SECONDS = 60
+_MINUTE_NS, _DAY_NS = _MINUTE_SECONDS * SECOND_NS, DAY_SECONDS * SECOND_NS
 #: So many ticks are made into bars in one step: fewer than can be looked through, for they are sorted.
 _SUM_TICKS = 1 << 11
 #: So many instruments are looked at in one step.
@@ -33,8 +35,8 @@ class BarPage(NamedTuple):
     #: whether no bar is missing before the first (ascending) or beyond the last (descending)
     complete: bool
     #: bars that begin before this are not given, for the ring may not hold all of their ticks: ns since the Unix
-    #: epoch; None = none can be given
-    held: int | None
+    #: epoch
+    held: int
     #: where the next page begins; None = this is the last
     place: int | None
 
@@ -82,8 +84,7 @@ def bar_page(
         # They are in order. One more than fits tells where the next page begins.
         return _where(sums, slice(-query.limit - 1, None) if query.descending else slice(query.limit + 1))
 
-    held = yield from held_from(ring, feed)
-    first = max(low or 0, _LAST // length if held is None else -(-held // length))
+    first = max(low or 0, -(-held_from(ring, feed) // length))
     wanted = _Wanted(query.seconds, first, high, keep)
     (sums,) = yield from _gather(store, query.feed, selected, [wanted], until, in_time)
     if query.descending:
@@ -91,9 +92,9 @@ def bar_page(
     rest = int(_keys(sums, width)[query.limit]) if len(sums.number) > query.limit else None
     sums = _where(sums, slice(query.limit))
     # The ring may have moved on meanwhile: bars that may have lost a tick by now are all at the early end.
-    held = yield from held_from(ring, feed)
-    sums = _where(sums, sums.number >= (_LAST if held is None else -(-held // length)))
-    if query.descending and rest is not None and (held is None or rest // width * length < held):
+    held = held_from(ring, feed)
+    sums = _where(sums, sums.number >= -(-held // length))
+    if query.descending and rest is not None and rest // width * length < held:
         rest = None
     complete = (query.descending and rest is not None) or covers(held, None if low is None else low * length)
     return BarPage(bars_of(sums, query.seconds), complete, held, rest)
@@ -107,17 +108,36 @@ def last_bars(store: TickStore, feed: str, selected: NDArray[np.bool_], until: i
         OutOfTime: they could not be made in time.
     """
     ring, feed_id = store.ring, store.directory.feeds().index(feed)
-    held = yield from held_from(ring, feed_id)
-    wanted = []
-    for seconds, most in ((_MINUTE_SECONDS, 1), (DAY_SECONDS, 2)):
-        length = seconds * SECOND_NS
-        first = _LAST // length if held is None else max(0, -(-held // length))
-        wanted.append(_Wanted(seconds, first, _LAST // length, partial(_newest, most=most)))
-    minutes, days = yield from _gather(store, feed, selected, wanted, until, in_time)
+    ids = np.flatnonzero(selected)
+    # Taken now, when the last that is known is what came up to ``until``.
+    last = {kind: store.latest.of(kind, ids).ticks for kind in (QUOTE, TRADE)}
+    quoted = not (yield from _has_trades(store, feed_id))
+    since = _last_minutes_begin(last[QUOTE if quoted else TRADE])
+    held = held_from(ring, feed_id)
+    first = max(0, -(-max(held, since) // _MINUTE_NS))
+    minutes = _Wanted(_MINUTE_SECONDS, first, _LAST // _MINUTE_NS, partial(_newest, most=1))
+    days = _Wanted(DAY_SECONDS, max(0, -(-held // _DAY_NS)), _LAST // _DAY_NS, partial(_newest, most=2))
+    found, of_days = yield from _gather(store, feed, selected, [minutes, days], until, in_time)
     # The ring may have moved on meanwhile, and with it what is held in full.
-    held = yield from held_from(ring, feed_id)
-    minute, _ = _last_two(bars_of(minutes, _MINUTE_SECONDS), held)
-    return LastBars(minute, *_last_two(bars_of(days, DAY_SECONDS), held))
+    held = held_from(ring, feed_id)
+    minute, _ = _last_two(bars_of(found, _MINUTE_SECONDS), held)
+    return LastBars(minute, *_last_two(bars_of(of_days, DAY_SECONDS), held))
+
+
+def _last_minutes_begin(last: Ticks) -> int:
+    """Before this none of these instruments has its last bar of a minute: ns since the Unix epoch.
+
+    The bar itself cannot be taken from the latest table: the last that was told may be an older one, of a price that
+    came late.
+
+    Args:
+        last: of each instrument, of those that have one, the last trade or quote; shape (n,).
+    """
+    if not len(last):
+        return _LAST
+    # Whoever has a price in some minute has no last bar before it; a quote with one side has no price.
+    one_sided = (last["kind"] == QUOTE) & (np.isnan(last["bid"]) | np.isnan(last["ask"]))
+    return NEVER if one_sided.any() else int(last["ts_event"].min()) // _MINUTE_NS * _MINUTE_NS
 
 
 class _Wanted(NamedTuple):
@@ -158,6 +178,13 @@ def _gather(
     place = ring.oldest - 1
     pending = np.empty(0, RAW)
     while place < until:
+        passed = min(until, store.times.pass_over(place, earliest - 1))
+        if passed > place and (passed < until or not len(pending)):
+            place = passed
+            if not in_time():
+                raise OutOfTime
+            yield
+            continue
         span = ring.read(place, STEP_TICKS, until)
         mine = selected[span.ticks["instrument"]]
         mine &= span.ticks["kind"] == (QUOTE if quoted else TRADE)
@@ -210,19 +237,21 @@ def _newest(sums: Sums, most: int) -> Sums:
     return _where(sums, np.sort(order[stays]))
 
 
-def _last_two(bars: Bars, held: int | None) -> tuple[Bars, Bars]:
+def _last_two(bars: Bars, held: int) -> tuple[Bars, Bars]:
     """The last bar of each instrument, and the one before it; by instrument, and only what is held in full."""
     bars = bars[np.lexsort((bars["ts_event"], bars["instrument"]))]
     instrument = bars["instrument"]
     last, before = np.ones(len(bars), np.bool_), np.zeros(len(bars), np.bool_)
     last[:-1] = instrument[1:] != instrument[:-1]
     before[:-1] = ~last[:-1] & last[1:]
-    whole = bars["ts_event"] >= (_LAST if held is None else held)
+    whole = bars["ts_event"] >= held
     return bars[last & whole], bars[before & whole]
 
 
 def _merged(some: Sums, more: Sums, width: int) -> Sums:
     """Bars of what came first and of what came after it as one, in order of their keys. Each has a key only once."""
+    if not len(more.number):
+        return some  # quotes, all of them with one side
     # Only the end of the one overlaps, as a rule, with the other.
     split = int(np.searchsorted(_keys(some, width), _keys(more, width)[0]))
     both = _joined(_where(some, slice(split, None)), more)

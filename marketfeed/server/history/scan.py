@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from marketfeed.model.ring import Lost, Ring
+from marketfeed.model.ring import NEVER, Lost, Ring
 from marketfeed.model.store import TickStore
 from marketfeed.model.tick import RAW, TICK, Ticks
 from marketfeed.server.history.params import RangeQuery
@@ -15,9 +15,6 @@ from marketfeed.server.history.steps import InTime, Steps
 
 #: So many ticks of the ring are looked through in one step.
 STEP_TICKS = 1 << 14
-#: This part of the ring, its oldest, shows how late the ticks may be that were there before.
-_OLDEST_PART = 16
-_ALWAYS = -(1 << 63)
 
 
 class TickPage(NamedTuple):
@@ -34,29 +31,15 @@ class TickPage(NamedTuple):
     place: int | None
 
 
-def held_from(ring: Ring, feed: int, step: int = STEP_TICKS) -> Steps[int | None]:
-    """Every tick of that feed from this time on is held: ns since the Unix epoch. None = that cannot be told.
-
-    What is gone is taken to be no later than the latest of the oldest ticks that are held of that feed (those in the
-    oldest sixteenth of the ring, or else in what comes next): the ticks of one feed come about in the order of their
-    times, though not strictly.
-    """
-    place = ring.oldest - 1
-    if place == 0:
-        return _ALWAYS
-    span = ring.read(place, min(step, max(1, ring.capacity // _OLDEST_PART)))
-    while len(span.ticks):
-        times = span.ticks["ts_event"][span.ticks["feed"] == feed]
-        if len(times):
-            return int(times.max()) + 1
-        yield
-        span = ring.read(span.cursor, step)
-    return None
+def held_from(ring: Ring, feed: int) -> int:
+    """Every tick of that feed from this time on is held: ns since the Unix epoch. To be asked for after a read."""
+    gone = ring.gone_until(feed)
+    return gone if gone == NEVER else gone + 1
 
 
-def covers(held: int | None, start: int | None) -> bool:
+def covers(held: int, start: int | None) -> bool:
     """Whether all from ``start`` on (None = from the beginning) is held where all from ``held`` on is."""
-    return held is not None and held <= (_ALWAYS if start is None else start)
+    return held <= (NEVER if start is None else start)
 
 
 def tick_page(
@@ -134,7 +117,7 @@ def _up(look: _Look, wanted: _Wanted, place: int) -> Steps[TickPage]:
     while place < until:
         span = ring.read(place, look.step, until)
         lost = span.lost
-        if lost is not None and not covers((yield from held_from(ring, look.feed, look.step)), wanted.start):
+        if lost is not None and not covers(held_from(ring, look.feed), wanted.start):
             if wanted.room < empty_room:
                 return wanted.page(gap, place)  # the next page begins with the gap
             gap = Lost(gap.first if gap else lost.first, lost.last)
@@ -158,7 +141,7 @@ def _down(look: _Look, wanted: _Wanted, place: int) -> Steps[TickPage]:
         if left is not None:
             return wanted.page(None, left)
         if span.lost is not None:
-            covered = covers((yield from held_from(look.ring, look.feed, look.step)), wanted.start)
+            covered = covers(held_from(look.ring, look.feed), wanted.start)
             return wanted.page(None if covered else Lost(1, span.lost.last), None)
         place = begin
         if place > 0:

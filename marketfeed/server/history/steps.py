@@ -1,14 +1,12 @@
-"""Work that is done in steps, so that nobody has to wait for all of it."""
+"""Work that is done in steps, and may be cut short."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
-from typing import TypeVar
+from collections.abc import Callable
 
-T = TypeVar("T")
+from marketfeed.model.steps import Steps
 
-#: A generator that does some work between two ``yield``, well under a millisecond of it, and returns a T in the end.
-Steps = Generator[None, None, T]
+__all__ = ["InTime", "OutOfTime", "Steps"]
 
 #: Whether there is time left. What can be cut short is, with a token to go on from; what cannot raises OutOfTime.
 InTime = Callable[[], bool]

@@ -7,7 +7,8 @@ import pytest
 from marketfeed.client.errors import CommandError, ConnectionFailed
 from marketfeed.client.messages import Gap
 from marketfeed.client.session import Session
-from tests.unit.client.support import User, quote, reply, seqs, trade
+from marketfeed.model import QUOTE
+from tests.unit.client.support import User, heartbeat, instruments, quote, records, reply, seqs, trade
 
 # ---- after a cut
 
@@ -40,6 +41,97 @@ def test_a_snapshot_does_not_move_the_position_back() -> None:
     user.hear(reply(100))
     user.hear(quote("A", 3), quote("B", 57))
     assert user.cut() == [{"action": "subscribe", "quotes": ["*"], "since": {"epoch": 5, "seq": 100}}]
+
+
+def position(seq: int | None) -> dict[str, Any]:
+    return {"T": "position", "epoch": 5, "seq": seq}
+
+
+SNAPSHOT = {"action": "subscribe", "quotes": ["*"], "snapshot": True, "since": {"epoch": 5, "seq": 100}}
+
+
+@pytest.mark.parametrize("options", [{}, {"max_hz": 4}])
+@pytest.mark.parametrize("come", [[], [position(None)], [position(None), quote("A", 90)], [heartbeat(0)]])
+def test_a_snapshot_that_was_cut_is_asked_for_again(options: dict[str, Any], come: list[dict[str, Any]]) -> None:
+    user = User()
+    user.connect()
+    user.subscribe(quotes=["*"], snapshot=True, **options)
+    user.hear(reply(100))
+    user.hear(*come)
+    assert user.cut() == [SNAPSHOT | options]
+    user.hear(reply(100, recovered=True))
+    assert user.cut() == [SNAPSHOT | options]
+    user.hear(reply(100, recovered=True), quote("A", 90))
+    assert user.cut() == [{"action": "subscribe", "quotes": ["*"], **options, "since": {"epoch": 5, "seq": 100}}]
+
+
+@pytest.mark.parametrize(
+    ("come", "seq"),
+    [
+        ([quote("A", 90)], 100),
+        ([position(None), quote("B", 95), quote("A", 90), position(100)], 100),
+        ([position(None), quote("B", 95), position(100), quote("A", 110)], 110),
+        ([heartbeat(100)], 100),
+        ([heartbeat(105)], 105),
+        ([quote("A", 101)], 101),
+    ],
+)
+@pytest.mark.parametrize("options", [{}, {"max_hz": 4}])
+def test_a_snapshot_that_came_whole_is_not_asked_for_again(
+    options: dict[str, Any], come: list[dict[str, Any]], seq: int
+) -> None:
+    user = User()
+    user.connect()
+    user.subscribe(quotes=["*"], snapshot=True, **options)
+    user.hear(reply(100))
+    user.hear(*come)
+    assert user.cut() == [{"action": "subscribe", "quotes": ["*"], **options, "since": {"epoch": 5, "seq": seq}}]
+
+
+def test_what_comes_in_several_frames_moves_no_throttled_position_and_every_other() -> None:
+    user = User()
+    user.connect()
+    user.subscribe(quotes=["*"], max_hz=4)
+    user.subscribe(trades=["*"])
+    user.hear(reply(100), reply(100))
+    user.hear(quote("A", 110), trade("A", 120), position(None), quote("B", 130), trade("A", 140))
+    assert [command["since"]["seq"] for command in user.cut()] == [110, 140]
+    user.hear(reply(110), reply(140))
+    # Another connection has its own order.
+    user.hear(quote("C", 150), position(None), quote("A", 180), trade("B", 170), position(160), quote("A", 190))
+    assert [command["since"]["seq"] for command in user.cut()] == [190, 170]
+
+
+def test_records_that_come_in_several_frames_move_no_throttled_position() -> None:
+    user = User()
+    user.connect()
+    user.subscribe(quotes=["A"], max_hz=4)
+    user.subscribe(quotes=["B"])
+    user.hear(reply(10), reply(10), instruments(0, 2))
+    user.hear(position(None))
+    user.session.receive(records((0, QUOTE, 20), (2, QUOTE, 30)))
+    assert [command["since"]["seq"] for command in user.cut()] == [10, 30]
+
+
+def test_symbols_that_were_throttled_and_are_every_tick_now_may_still_be_owed_their_latest() -> None:
+    user = User()
+    user.connect()
+    user.subscribe(quotes=["A", "B"], max_hz=4)
+    user.subscribe(quotes=["A"])
+    user.hear(reply(10), reply(20))
+    since = {"epoch": 5, "seq": 20}
+    assert user.cut()[1] == {"action": "subscribe", "quotes": ["A"], "snapshot": True, "since": since}
+    user.hear(reply(10), reply(20), quote("A", 15))
+    assert user.cut()[1] == {"action": "subscribe", "quotes": ["A"], "since": since}
+
+
+def test_a_gap_of_a_tick_that_could_not_be_written_moves_nothing() -> None:
+    user = User()
+    user.connect()
+    user.subscribe(quotes=["*"])
+    user.hear(reply(100))
+    assert user.hear({"T": "gap", "from": 150, "to": 150, "reason": "internal"}) == [Gap(150, 150, "internal")]
+    assert user.cut()[0]["since"]["seq"] == 100
 
 
 def test_a_gap_moves_the_position_on_and_is_handed_to_the_user() -> None:
@@ -105,7 +197,7 @@ def test_a_command_without_an_answer_is_sent_again_behind_what_is_resumed() -> N
     ]
     user.hear(reply(10), reply(50), reply(51))
     assert len(user.answers) == 3
-    assert user.cut() == [{"action": "subscribe", "trades": ["C"], "since": {"epoch": 5, "seq": 50}}]
+    assert user.cut() == [{"action": "subscribe", "trades": ["C"], "snapshot": True, "since": {"epoch": 5, "seq": 50}}]
 
 
 def test_what_was_unsubscribed_is_not_asked_for_again() -> None:

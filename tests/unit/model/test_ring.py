@@ -4,6 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from marketfeed.model import TICK, Lost, Ring
+from marketfeed.model.ring import NEVER
 from tests.ticks import numbered, same
 
 
@@ -52,7 +53,7 @@ def test_a_lapped_reader_is_told_exactly_what_it_lost() -> None:
 
 def test_rows_that_the_writer_has_begun_to_overwrite_are_lost_not_torn() -> None:
     counters = np.zeros(2, np.uint64)
-    ring = Ring(np.zeros(8, TICK), counters)
+    ring = Ring(np.zeros(8, TICK), counters, np.full(1, NEVER))
     ring.publish(numbered(1, 8))
     counters[0] = 11  # the writer has claimed 9 to 11 and not finished them
     span = ring.read(0)
@@ -62,7 +63,7 @@ def test_rows_that_the_writer_has_begun_to_overwrite_are_lost_not_torn() -> None
 
 def test_a_claim_beyond_a_whole_lap_leaves_the_cursor_at_the_head() -> None:
     counters = np.zeros(2, np.uint64)
-    ring = Ring(np.zeros(8, TICK), counters)
+    ring = Ring(np.zeros(8, TICK), counters, np.full(1, NEVER))
     ring.publish(numbered(1, 8))
     counters[0] = 30
     span = ring.read(5)
@@ -107,7 +108,7 @@ def test_a_capacity_that_is_no_power_of_two_is_an_error(capacity: int) -> None:
 
 def test_slots_of_another_type_are_an_error() -> None:
     with pytest.raises(ValueError, match="power of two of TICK"):
-        Ring(np.zeros(8, np.float64), np.zeros(2, np.uint64))
+        Ring(np.zeros(8, np.float64), np.zeros(2, np.uint64), np.full(1, NEVER))
 
 
 @given(st.integers(1, 40), st.data())
@@ -177,3 +178,35 @@ def test_a_view_is_the_rings_own_memory_and_cannot_be_written() -> None:
     assert same(view.ticks.copy(), numbered(9, 2))  # they are others now
     with pytest.raises(ValueError, match="cursor 13 is outside"):
         ring.view(13)
+
+
+@given(
+    power=st.integers(0, 7),
+    batches=st.lists(st.lists(st.tuples(st.integers(0, 2), st.integers(-3, 50)), max_size=300), max_size=12),
+)
+def test_what_is_gone_of_a_feed_is_never_later_than_is_told_and_that_is_the_time_of_a_tick_of_it(
+    power, batches
+) -> None:
+    ring = Ring.on_heap(1 << power, feeds=3)
+    every: list[tuple[int, int]] = []
+    for rows in batches:
+        batch = np.zeros(len(rows), TICK)
+        batch["feed"], batch["ts_event"] = np.array(rows, np.int64).reshape(-1, 2).T
+        ring.publish(batch)
+        every += rows
+        gone = every[: ring.oldest - 1]
+        # Some that are next to go may count already.
+        counted = every[: ring.oldest - 1 + max(1, ring.capacity // 16)] if gone else []
+        for feed in range(3):
+            told = ring.gone_until(feed)
+            assert told >= max((time for of, time in gone if of == feed), default=NEVER)
+            assert told <= max((time for of, time in counted if of == feed), default=NEVER)
+
+
+def test_a_feed_that_lost_nothing_is_told_so_beside_one_that_did() -> None:
+    ring = Ring.on_heap(1 << 13, feeds=2)
+    batch = np.zeros(1 << 14, TICK)
+    batch["ts_event"] = np.arange(len(batch))
+    batch["feed"][-10:] = 1
+    ring.publish(batch)
+    assert (ring.gone_until(0), ring.gone_until(1)) == ((1 << 13) - 1, NEVER)

@@ -167,8 +167,8 @@ def damaged(path: Path, offset: int, content: bytes) -> Path:
     ("offset", "content", "message"),
     [
         (0, b"X", "is not a tick store"),
-        (8, b"\1\0\0\0", "has layout 1 with ticks of 80 bytes; this version reads layout 2 with 80"),
-        (12, b"\x60\0\0\0", "has layout 2 with ticks of 96 bytes"),
+        (8, b"\1\0\0\0", "has layout 1 with ticks of 80 bytes; this version reads layout 3 with 80"),
+        (12, b"\x60\0\0\0", "has layout 3 with ticks of 96 bytes"),
         (56, b"ts_sent", "has ticks of ts_sentt:<i8,ts_recv:<i8,.*; this version reads ts_event:<i8,ts_recv:<i8,"),
         (24, b"\x07\0\0\0", "is damaged: 7 ticks, 4 instruments, 64 feeds"),
         (24, b"\0", "is damaged: 0 ticks"),

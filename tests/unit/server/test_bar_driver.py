@@ -23,7 +23,8 @@ class Market:
 
     def __init__(self) -> None:
         self.store = TickStore.create(RING, 8)
-        self.stage = BarStage(self.store, ManualClock(NOON))
+        self.wanted = {60}
+        self.stage = BarStage(self.store, ManualClock(NOON), lambda: self.wanted)
         self.told = asyncio.Event()
         self.driver = BarDriver(self.stage, RING, asyncio.get_running_loop(), self.told.set)
 
@@ -56,6 +57,27 @@ def test_many_batches_are_looked_at_in_one_go_a_little_later(run) -> None:
         await market.bars()
         assert market.stage.stats.bars == 1
         assert market.store.ring.head == 4
+
+    run(main)
+
+
+def test_where_nobody_watches_it_looks_seldom_until_somebody_does(run) -> None:
+    async def main() -> None:
+        market = Market()
+        market.wanted = set()
+        market.publish(0)
+        quick = asyncio.Event()
+        asyncio.get_running_loop().call_later(0.2, quick.set)
+        await quick.wait()
+        assert market.stage.backlog == 1
+        market.wanted = {60}
+        market.publish(60)
+        assert (market.stage.stats.bars, market.told.is_set()) == (1, True)
+        market.told.clear()
+        market.wanted = set()
+        market.publish(120)
+        await market.bars()
+        assert market.stage.stats.bars == 2
 
     run(main)
 

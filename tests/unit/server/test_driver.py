@@ -201,11 +201,27 @@ def test_ticks_that_are_due_earlier_bring_the_run_forward(run):
         await hub.ran(2)
         assert hub.runs[1] >= hub.next - ROUNDING
         hub.next = -inf
-        for _ in range(100):
-            driver.published()
-        assert len(hub.runs) == 2
+        driver.published()
+        assert len(hub.runs) == 3  # no turn of the loop lies between
         await turns()
         assert len(hub.runs) == 3
+
+    run(main)
+
+
+def test_a_run_that_ticks_brought_forward_stands_for_the_one_that_was_to_come(run):
+    async def main():
+        loop = asyncio.get_running_loop()
+        hub = LaidDownHub(after(0.03), inf)
+        driver = Driver(hub, loop)
+        driver.wake()
+        await turns()
+        hub.next = -inf
+        driver.published()
+        late = asyncio.Event()
+        loop.call_later(0.1, late.set)
+        await late.wait()
+        assert len(hub.runs) == 2
 
     run(main)
 

@@ -156,6 +156,59 @@ def test_a_snapshot_is_the_latest_of_each_symbol_and_what_follows_is_newer(marke
     assert seqs(link) == [2, 3, 4, 5]
 
 
+def test_a_snapshot_since_a_position_is_what_did_not_change_after_it_and_then_every_tick(market):
+    market.publish(*((name, QUOTE, 1) for name in ("AAPL", "MSFT", "BTC-EUR", "MSFT", "MSFT")))
+    session, link = market.session()
+    since = {"epoch": market.store.epoch, "seq": 3}
+    market.command(session, action="subscribe", quotes=["*"], snapshot=True, since=since)
+    market.run(1.0)
+    market.publish(("AAPL", QUOTE, 6))
+    market.run(1.0)
+    answer = link.messages()[0]
+    assert (answer["seq"], answer["recovered"]) == (3, True)
+    assert seqs(link) == [1, 3, 4, 5, 6]
+
+
+def test_a_throttled_snapshot_since_a_position_is_the_snapshot(market):
+    market.publish(("AAPL", QUOTE, 1), ("MSFT", QUOTE, 2), ("MSFT", QUOTE, 3))
+    session, link = market.session()
+    since = {"epoch": market.store.epoch, "seq": 1}
+    market.command(session, action="subscribe", quotes=["*"], max_hz=10, snapshot=True, since=since)
+    market.run(1.0)
+    assert seqs(link) == [1, 3]
+
+
+@pytest.mark.parametrize("command", [{}, {"max_hz": 100}], ids=["every tick", "throttled"])
+def test_a_snapshot_of_several_frames_says_before_it_and_behind_it_what_ticks_tell(command):
+    market = Market(ticks=16_384, instruments=8192)
+    market.publish(*((f"S{n}", QUOTE, n) for n in range(5000)))
+    session, link = market.session(wired=False)
+    link.room = 2  # the answer and what is told before the first frame
+    market.command(session, action="subscribe", quotes=["*"], snapshot=True, **command)
+    for _ in range(6):
+        market.run(1.0)
+        link.drain(session, room=1)
+    market.run(1.0)
+    kinds = [message["T"] for message in link.messages()]
+    assert kinds == ["subscription", "position", *["q"] * 5000, "position"]
+    assert [m["seq"] for m in link.messages() if m["T"] == "position"] == [None, 5000]
+    assert session.position() == 5000
+
+
+def test_a_client_that_gives_up_symbols_in_the_midst_of_a_pass_is_told_its_place_again():
+    market = Market(ticks=16_384, instruments=8192)
+    market.publish(*((f"S{n}", QUOTE, n) for n in range(5000)))
+    session, link = market.session(wired=False)
+    link.room = 3
+    market.command(session, action="subscribe", quotes=["*"], snapshot=True, max_hz=10)
+    market.run(1.0)
+    assert link.full
+    market.command(session, action="unsubscribe", quotes=["*"])
+    link.drain(session)
+    market.run(1.0)
+    assert [m["seq"] for m in link.messages() if m["T"] == "position"] == [None, 5000]
+
+
 def test_since_gives_all_ticks_after_a_position_and_then_goes_on_live(market):
     for price in range(10):
         market.publish(("AAPL", QUOTE, price), ("MSFT", QUOTE, price))

@@ -142,7 +142,7 @@ class Client:
                 old = self.wishes.get(key)
                 if owner in keys and start != "now":
                     self.wishes[key] = wish
-                    if start == "snapshot" and not wish.every:
+                    if "snapshot" in start and not wish.every:
                         # A snapshot of a throttled symbol is its latest, whenever that was.
                         wish.after = 0
                 elif old is None or old.mode != wish.mode:
@@ -204,7 +204,7 @@ class Delivery(RuleBasedStateMachine):
         who=WHO,
         what=st.tuples(patterns_of(TICK_CHANNELS), st.sampled_from(list(TICK_MODES)))
         | st.tuples(patterns_of(["bars", *KINDS]), st.sampled_from(list(BAR_MODES))),
-        start=st.sampled_from(["now", "snapshot", "since"]),
+        start=st.sampled_from(["now", "snapshot", "since", "snapshot since"]),
         back=st.integers(0, 50),
     )
     def subscribe(self, who, what, start, back) -> None:
@@ -213,14 +213,14 @@ class Delivery(RuleBasedStateMachine):
             mode = "every"  # its records are whole
         if mode == "short bars":
             # There is no snapshot of these, and no command for them without one.
-            start = "now" if start == "snapshot" else start
+            start = {"snapshot": "now", "snapshot since": "since"}.get(start, start)
             patterns = [*patterns, ("bars", "A")]
         command = {"action": "subscribe", **MODES[mode]}
         for channel, pattern in patterns:
             command.setdefault(channel, []).append(pattern)
-        if start == "snapshot":
+        if "snapshot" in start:
             command["snapshot"] = True
-        elif start == "since":
+        if "since" in start:
             command["since"] = {"epoch": self.market.store.epoch, "seq": max(0, self.market.store.ring.head - back)}
         keys = {(KINDS[channel], pattern) for channel, pattern in patterns}
         client.commands.append((keys, mode, start))

@@ -362,6 +362,7 @@ def test_every_message_has_a_type_that_is_listed():
         protocol.gap(1, 2, GapReason.LAPPED),
         protocol.error(ErrorCode.SYNTAX, ""),
         protocol.heartbeat(1, 2, 0),
+        protocol.position(1, None),
         protocol.instruments(InstrumentDirectory.on_heap(1), [], True),
     ]
     assert {message["T"] for message in messages} | {"q", "t", "b", "u"} == set(protocol.MESSAGE_TYPES)

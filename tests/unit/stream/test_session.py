@@ -11,7 +11,7 @@ import pytest
 from marketfeed.stream import protocol
 from marketfeed.stream.codes import CloseCode, ErrorCode
 from marketfeed.stream.session import Session
-from tests.unit.stream.support import QUOTE, ListLink, Market
+from tests.unit.stream.support import QUOTE, TICK, ListLink, Market, np
 
 #: More of anything than is kept for one client.
 MANY = 1000
@@ -202,9 +202,40 @@ def test_more_symbols_than_a_client_may_have_are_refused_whole_and_what_it_has_s
     assert link.closed is None
 
 
-def test_snapshot_and_since_exclude_each_other(market):
+def test_more_different_options_than_a_client_may_have_are_refused_whole_and_what_it_has_stays(market):
+    session, link = market.session(max_rules=2)
+    good(market, session, "A")
+    good(market, session, "B", max_hz=1)
+    before = dict(session.state)
+    good(market, session, "C", where="bid > 1")
+    good(market, session, "B", "C", fields=["bp"], since={"seq": 0})  # of the second rule nothing is left by then
+    assert told(link) == ["subscription", "subscription", "error 405", "subscription"]
+    assert "2 different options" in link.messages()[2]["msg"]
+    assert dict(session.state) != before
+    good(market, session, "A", max_hz=2)
+    good(market, session, "D", max_hz=2, snapshot=True)  # the same options once more are no more of them
+    good(market, session, "D", max_hz=3)
+    market.command(session, action="unsubscribe", quotes=["B", "C"])
+    good(market, session, "D", max_hz=3)
+    assert told(link)[4:] == ["subscription", "subscription", "error 405", "subscription", "subscription"]
+    assert [rule["quotes"] for rule in link.messages()[-1]["rules"]] == [["A"], ["D"]]
+    assert link.closed is None
+
+
+def test_however_many_options_a_client_tries_the_hub_has_as_many_groups_as_it_may_have(market):
+    session, link = market.session(max_rules=5)
+    for n in range(MANY):
+        good(market, session, f"S{n}", fields=["bp"], where=f"bid > {n}", max_hz=1 + n % 50)
+    assert len(session.subscribers) == 5
+    assert sum(len(lane.groups) for lane in market.hub._groups.lanes()) == 5
+    assert told(link).count("error 405") == MANY - 5
+    session.closed()
+    assert market.hub._groups.lanes() == []
+
+
+def test_snapshot_and_a_time_exclude_each_other(market):
     session, link = market.session()
-    good(market, session, snapshot=True, since={"seq": 0})
+    good(market, session, snapshot=True, since="2024-01-01T00:00:00Z")
     assert told(link) == ["error 400"]
     assert session.state == {}
 
@@ -398,3 +429,97 @@ def test_one_more_symbol_costs_as_much_as_there_are_and_not_the_square_of_it(mar
     before = session.state.looked_at
     market.command(session, action="subscribe", quotes=["ONE-MORE"], where="bid > 1000")
     assert session.state.looked_at - before <= 10 * 100
+
+
+# ---- a command that takes several steps --------------------------------------------------------------------------
+
+TIME = "2023-11-14T22:13:20.000060000Z"  # of tick number 60,001
+
+
+@pytest.fixture
+def wide() -> Market:
+    """Held in more than two steps."""
+    market = Market(ticks=1 << 17)
+    market.instrument("AAPL")
+    for _ in range(7):
+        batch = np.zeros(10_000, TICK)
+        batch["kind"], batch["ts_event"] = QUOTE, 1_700_000_000_000_000_000 + market.store.ring.head + np.arange(10_000)
+        market.store.publish(batch)
+    return market
+
+
+def test_a_time_is_looked_for_in_steps_and_then_answered_as_of_when_it_was_asked_for(wide):
+    session, link = wide.session()
+    good(wide, session, since=TIME, heartbeat=0.1)
+    assert told(link) == []
+    assert (session.looking, session.position()) == (True, None)
+    assert wide.hub.due() < wide.now
+    wide.publish(("AAPL", QUOTE, 7))
+    assert wide.hub.run(wide.now) < wide.now
+    wide.run(1.0)
+    state = next(message for message in link.messages() if message["T"] == "subscription")
+    assert (state["seq"], state["recovered"]) == (60_001, True)
+    assert [tick["seq"] for tick in link.ticks()] == list(range(60_002, 70_002))
+    assert not session.looking
+
+
+def test_commands_that_come_meanwhile_are_carried_out_after_it_in_their_order(wide):
+    session, link = wide.session()
+    good(wide, session, "AAPL", since=TIME)
+    good(wide, session, "MSFT", colour="red")
+    good(wide, session, "B", since=TIME)
+    session.receive("{", wide.now)
+    wide.command(session, action="unsubscribe", quotes=["AAPL"])
+    assert told(link) == []
+    wide.run(1.0)
+    assert told(link) == ["subscription", "error 400", "subscription", "error 400", "subscription"]
+    assert [state["quotes"] for state in link.messages() if state["T"] == "subscription"] == [
+        ["AAPL"],
+        ["AAPL", "B"],
+        ["B"],
+    ]
+
+
+@pytest.mark.parametrize("size", [10, 30_000])
+def test_no_more_commands_wait_than_may_and_none_is_lost(wide, size):
+    session, link = wide.session()
+    good(wide, session, "AAPL", since=TIME)
+    for n in range(MANY):
+        session.receive(orjson.dumps({"action": "unsubscribe", "quotes": [f"S{n}", "x" * size]}), wide.now)
+        assert len(session._waiting) <= 64
+        assert sum(map(len, session._waiting)) <= 1 << 16
+    wide.run()
+    assert len(told(link)) == 1 + MANY
+
+
+def test_what_cannot_be_subscribed_to_is_told_before_it_is_looked_for(wide):
+    session, link = wide.session()
+    for n in range(1, 16):
+        wide.command(session, action="subscribe", bars=[f"S{n}"], bar_seconds=n)
+    wide.command(session, action="subscribe", bars=["AAPL"], bar_seconds=16, since=TIME)
+    assert told(link)[-1] == "error 405"
+    assert not session.looking
+
+
+def test_a_client_that_is_gone_is_looked_for_no_further(wide):
+    session, link = wide.session()
+    good(wide, session, since=TIME)
+    session.closed()
+    assert wide.hub.due() > wide.now
+    wide.run(1.0)
+    assert (link.messages(), session.subscribers) == ([], [])
+
+
+def test_many_that_look_at_a_time_take_turns_and_others_are_served_meanwhile(wide):
+    searching = [wide.session() for _ in range(9)]
+    live, link = wide.session()
+    good(wide, live)
+    for session, _ in searching:
+        good(wide, session, since=TIME)
+    wide.publish(("AAPL", QUOTE, 7))
+    wide.now += 1.0
+    wide.hub.run(wide.now)
+    assert len(link.ticks()) == 1
+    assert any(session.looking for session, _ in searching)
+    wide.run()
+    assert all(len(link.ticks()) == 10_000 for _, link in searching)

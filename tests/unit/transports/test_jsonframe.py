@@ -6,7 +6,8 @@ import orjson
 from hypothesis import given
 from hypothesis import strategies as st
 
-from marketfeed.transports.jsonframe import kind, split
+from marketfeed.stream.protocol import MESSAGE_TYPES
+from marketfeed.transports.jsonframe import ALONE, kind, split
 
 TEXT = st.text(max_size=30) | st.sampled_from(['},{"T":"', '"},{"T":"q"', "\\", '\\"', "]", "},{"])
 MESSAGES = st.lists(st.builds(lambda kind, text: {"T": kind, "S": text}, st.sampled_from("qt"), TEXT), min_size=1)
@@ -36,3 +37,8 @@ def test_the_kind_is_that_of_the_first_message():
     assert kind(b'[{"T":"gap","from":1}]') == b"gap"
     assert kind(b'[{"T":"q"},{"T":"t"}]') == b"q"
     assert kind(b"[]") == b""
+
+
+def test_every_message_that_is_no_tick_comes_alone():
+    # Instruments are told in the binary encoding only.
+    assert {name.encode() for name in MESSAGE_TYPES} - ALONE == {b"q", b"t", b"b", b"u", b"instruments"}

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from marketfeed.model import QUOTE, TRADE
+from marketfeed.model import QUOTE, TRADE, resample
 from marketfeed.server.history.bars import BarPage, bar_page, first_place, last_bars
 from marketfeed.server.history.steps import OutOfTime
-from tests.unit.server.history.support import BEGIN, SECOND, always, batch_of, done, query, store_of, trade
+from tests.unit.server.history.support import BEGIN, SECOND, always, batch_of, done, query, quote, store_of, trade
 from tests.unit.server.history.test_scan import SELECTED, Market
 
 BAR = 5 * SECOND
@@ -120,7 +120,7 @@ def test_bars_whose_ticks_were_overwritten_while_the_ring_was_looked_through_are
     asked = query("a", TRADE, seconds=5, limit=10_000)
     page = done(bar_page(store, asked, SELECTED, 1 << 15, 0, always), lambda: publish(next(coming, 0)))
     assert not page.complete
-    assert (page.bars["ts_event"] > BEGIN + 20_000 * (SECOND // 10)).all()
+    assert (page.bars["ts_event"] >= BEGIN + 20_000 * (SECOND // 10)).all()
     assert set(page.bars["count"][:-1].tolist()) == {50}
     assert page.place is None
 
@@ -144,16 +144,22 @@ def test_a_feed_without_trades_has_bars_of_mid_quotes():
     assert page.bars["flags"].tolist() == [1]
 
 
+def test_quotes_with_one_side_make_no_bar():
+    store = store_of(a=["A0", "A1", "A2"])
+    store.publish(quote(store, 0, BEGIN, np.nan, 10.0))
+    page = done(bar_page(store, query("a", TRADE, seconds=60), SELECTED, 1, 0, always))
+    assert (len(page.bars), page.complete, page.place) == (0, True, None)
+
+
 def test_a_bar_that_may_have_lost_a_tick_is_left_out():
     market = Market(64)
     market.publish([(0, TRADE, SECOND)] * 100)  # at BEGIN + 1 s to BEGIN + 100 s; the first 36 are gone
     page = done(bar_page(market.store, query("a", TRADE, seconds=5), SELECTED, 100, 0, always))
-    # A sixteenth of 64 is 4: ticks up to 40 s show how late the lost may have been.
-    assert page.held == BEGIN + 40 * SECOND + 1
-    assert (page.bars["ts_event"][0], page.complete) == (BEGIN + 45 * SECOND, False)
-    later = query("a", TRADE, seconds=5, start=BEGIN + 44 * SECOND)
+    assert page.held == BEGIN + 36 * SECOND + 1
+    assert (page.bars["ts_event"][0], page.complete) == (BEGIN + 40 * SECOND, False)
+    later = query("a", TRADE, seconds=5, start=BEGIN + 39 * SECOND)
     page = done(bar_page(market.store, later, SELECTED, 100, 0, always))
-    assert (page.bars["ts_event"][0], page.complete) == (BEGIN + 45 * SECOND, True)
+    assert (page.bars["ts_event"][0], page.complete) == (BEGIN + 40 * SECOND, True)
 
 
 def test_without_time_left_there_are_no_bars():
@@ -187,3 +193,39 @@ def test_a_day_whose_beginning_is_gone_has_no_bar_but_its_last_minute_has():
     market.publish([(0, TRADE, SECOND)] * 300)
     minute, today, before = done(last_bars(market.store, "a", SELECTED, 300, always))
     assert (minute["ts_event"].tolist(), len(today), len(before)) == ([BEGIN + 300 * SECOND], 0, 0)
+
+
+MOVE = st.tuples(st.integers(0, 2), st.sampled_from([TRADE, TRADE, QUOTE]), st.integers(-70, 60), st.booleans())
+
+
+@given(
+    moves=st.lists(MOVE, min_size=1, max_size=60),
+    capacity=st.sampled_from([32, 1024]),
+    with_trades=st.booleans(),
+    chosen=st.lists(st.booleans(), min_size=3, max_size=3),
+)
+def test_last_bars_are_the_newest_of_all_bars_however_late_the_last_price_came(moves, capacity, with_trades, chosen):
+    store = store_of(capacity, a=["A0", "A1", "A2"])
+    every, now = [trade(store, 2, BEGIN, 5.0)] if with_trades else [], BEGIN + 100 * SECOND
+    for instrument, kind, later, one_sided in moves:
+        now = max(BEGIN, now + later * SECOND)
+        price = 100.0 + len(every) % 13
+        if kind == TRADE and with_trades:
+            every.append(trade(store, instrument, now, price, 2.0))
+        else:
+            every.append(quote(store, instrument, now, np.nan if one_sided else price, price + 1))
+    for tick in every:
+        store.publish(tick)
+    selected = np.array(chosen)
+    minute, today, before = done(last_bars(store, "a", selected, store.ring.head, always))
+    held = store.ring.gone_until(0)
+    expected = {int(bar["instrument"]): bar for bar in resample(np.concatenate(every), 60)}  # in order of their begin
+    expected = {i: bar for i, bar in expected.items() if selected[i] and bar["ts_event"] > held}
+    assert minute["instrument"].tolist() == sorted(expected)
+    columns = ("ts_event", "open", "high", "low", "close", "volume", "count", "flags")
+    for bar in minute:
+        whole = expected[int(bar["instrument"])]
+        assert [bar[column] for column in columns] == [whole[column] for column in columns]
+    if store.ring.oldest == 1:
+        assert today["instrument"].tolist() == sorted(expected)
+    assert len(before) == 0
