@@ -5,18 +5,37 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
 import click
 
-from marketfeed.client.control import control
-from marketfeed.client.tail import tail
 from marketfeed.feed import FeedError, feed_types
-from marketfeed.recording.command import record
 from marketfeed.server.config import SETTINGS, ConfigError, load
 
+#: Where the commands are that clients are made of; by their names.
+_ELSEWHERE = {
+    "record": ("marketfeed.recording.command", "record"),
+    "replay-control": ("marketfeed.client.control", "control"),
+    "tail": ("marketfeed.client.tail", "tail"),
+}
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+
+class _Commands(click.Group):
+    """Loads those elsewhere only when they are asked for: a server's start does not wait for them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted([*super().list_commands(ctx), *_ELSEWHERE])
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _ELSEWHERE:
+            return super().get_command(ctx, cmd_name)
+        module, name = _ELSEWHERE[cmd_name]
+        command: click.Command = getattr(import_module(module), name)
+        return command
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="marketfeed")
 def main() -> None:
     """Market data streaming: ticks in, filtered and throttled quote updates out."""
@@ -84,8 +103,3 @@ def feeds() -> None:
         click.echo(f"{name}: {cls.SUMMARY}")
         for option in cls.OPTIONS:
             click.echo(f"    {option.name}={option.default}  {option.help}")
-
-
-main.add_command(record)
-main.add_command(control)
-main.add_command(tail)

@@ -155,3 +155,16 @@ def test_importing_the_pure_rooms_loads_no_io() -> None:
     loaded = set(done.stdout.split())
     assert "marketfeed" in loaded
     assert loaded & {"tornado", "asyncio", "uvloop", "socket", "ssl", "selectors"} == set()
+
+
+def test_a_server_loads_nothing_of_the_clients() -> None:
+    code = (
+        "import sys, marketfeed.cli, marketfeed.server.run\n"
+        "print(*(name for name in sys.modules if name.startswith('marketfeed.')))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True, cwd=ROOT
+    )
+    loaded = set(done.stdout.split())
+    assert "marketfeed.transports.websocket" in loaded
+    assert {name for name in loaded if name.startswith(("marketfeed.client.", "marketfeed.recording."))} == set()
