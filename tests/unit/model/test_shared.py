@@ -224,7 +224,7 @@ def test_nothing_stays_open_of_what_failed_or_was_closed(folder: Path) -> None:
     (folder / "marketfeed-us").write_text("no store")
     with pytest.raises(ShareError):
         open_shared("us", folder)
-    assert open_now() == before
+    assert open_now() <= before  # what another test left may be collected meanwhile
 
 
 def test_a_store_made_with_a_path_can_be_told_from_other_files(tmp_path: Path) -> None:
