@@ -15,7 +15,6 @@ import random
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 from marketfeed.feed import ControllableFeed, Feed, FeedError, run_control
@@ -87,11 +86,6 @@ def _call_later(seconds: float, call: Callable[[], None]) -> asyncio.Handle:
     return loop.call_later(seconds, call) if seconds > 0 else loop.call_soon(call)
 
 
-def _end(wait: asyncio.Future[None]) -> None:
-    if not wait.done():
-        wait.set_result(None)
-
-
 def _nothing() -> None:
     """Nobody waits."""
 
@@ -118,7 +112,7 @@ class FeedRunner:
         on_publish: Callable[[], None],
         *,
         on_end: Callable[[int], None] = _nobody_asks,
-        later: Later | None = None,
+        later: Later = _call_later,
         jitter: Callable[[float, float], float] = random.uniform,
     ) -> None:
         self.name = name
@@ -184,7 +178,8 @@ class FeedRunner:
 
         One that fails is opened again, after a pause that grows with full jitter.
         """
-        later = self._later or _call_later
+        #: set when a feed that has ended is told something
+        told = asyncio.Event()
         failures = 0
         broken = False
         opened = self._clock.monotonic()
@@ -196,7 +191,7 @@ class FeedRunner:
                     broken = False
                     opened = self._clock.monotonic()
                 self.stats.state = "running"
-                await self._steps(later)
+                await self._steps(told)
             except Exception:
                 # Whatever is wrong with one feed, at its opening too, the others and the server go on.
                 if not broken and self._clock.monotonic() - opened > _BACKOFF_RESET_S:
@@ -208,26 +203,27 @@ class FeedRunner:
                 wait = self._jitter(0.0, min(_BACKOFF_MOST_S, _BACKOFF_FIRST_S * 2.0 ** min(failures, 16)))
                 failures += 1
                 log.exception("feed %s: failed; opening it again in %.1f s", self.name, wait)
-                pause = asyncio.get_running_loop().create_future()
-                later(wait, partial(_end, pause))
-                await pause
+                paused = asyncio.Event()
+                self._later(wait, paused.set)
+                await paused.wait()
             else:
-                self.stats.state = "ended"
                 self._on_end(self._feed_id)
                 self.ended.set()
                 log.info("feed %s: ended after %d ticks", self.name, self.stats.ticks)
                 if not self.controls:
                     self._feed.close()
                     return
-                told = asyncio.get_running_loop().create_future()
-                self._wake = partial(_end, told)
-                await told
+                await told.wait()
                 self.ended.clear()
 
-    async def _steps(self, later: Later) -> None:
+    async def _steps(self, told: asyncio.Event) -> None:
         """Step whenever the feed is to be asked, until it has ended.
 
-        The loop calls each step itself: to wake a task for it would take another turn of the loop.
+        The loop calls each step itself: to wake a task for it would take another turn of the loop. So what a control
+        that comes before the task goes on has to know is set by the step itself.
+
+        Args:
+            told: set by a control that comes after the end.
         """
         ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         timer: asyncio.Handle
@@ -239,27 +235,30 @@ class FeedRunner:
             try:
                 due = self.step()
             except Exception as error:  # noqa: BLE001  # for whoever waits
+                self.stats.state = "backing off"
                 ended.set_exception(error)
                 return
             if due is None:
+                self.stats.state = "ended"
+                told.clear()
+                self._wake = told.set
                 ended.set_result(None)
                 return
             # Whole milliseconds, as loops count: a wait that is rounded down ends too early, finds nothing due, and is
             # followed by one of zero, again and again.
-            timer = later(max(0, -(-(due - self._clock.now_ns()) // 1_000_000)) / 1000, step)
+            timer = self._later(max(0, -(-(due - self._clock.now_ns()) // 1_000_000)) / 1000, step)
 
         def wake() -> None:
             nonlocal timer
             timer.cancel()
-            timer = later(0, step)
+            timer = self._later(0, step)
 
-        step()
         self._wake = wake
+        step()
         try:
             await ended
         finally:
-            ended.cancel()
-            self._wake = _nothing
+            ended.cancel()  # the timer may still be there
 
     def close(self) -> None:
         """Let go of the feed."""

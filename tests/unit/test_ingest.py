@@ -392,6 +392,29 @@ def test_a_control_wakes_a_feed_that_waits_or_has_ended() -> None:
     asyncio.run(main())
 
 
+def test_a_control_that_comes_just_when_a_feed_ends_is_not_lost() -> None:
+    async def main() -> None:
+        store = TickStore.create(8, 4)
+        calls: list[Callable[[], None]] = []
+
+        def later(seconds: float, call: Callable[[], None]) -> asyncio.Handle:
+            calls.append(call)
+            return asyncio.get_running_loop().call_later(3600, call)
+
+        runner = FeedRunner("f", ToldFeed("A", {"polls": 1}), store, ManualClock(START), lambda: None, later=later)
+        task = asyncio.create_task(runner.run())
+        await eventually(lambda: bool(calls))
+        # The step that ends it, and the control, in one turn of the loop.
+        calls.pop()()
+        assert runner.stats.state == "ended"
+        runner.control("give", "1")
+        await eventually(lambda: store.ring.head == 2)
+        task.cancel()
+        await asyncio.wait({task})
+
+    asyncio.run(main())
+
+
 def test_what_a_feed_cannot_do_is_told_and_changes_nothing() -> None:
     runner = FeedRunner("f", ToldFeed("A", {}), TickStore.create(8, 4), ManualClock(START), lambda: None)
     assert (runner.controls, runner.progress()) == (("give",), {"left": 0})
