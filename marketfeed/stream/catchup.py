@@ -181,8 +181,7 @@ class CatchUp:
         """Where it is, once it is not in the midst of several frames any more."""
         if not session.placed and not any(subscriber.in_pieces for subscriber in session.subscribers):
             session.placed = True
-            seq = min([subscriber.position for subscriber in session.subscribers], default=self._store.ring.head)
-            session.tell(protocol.position(self._store.epoch, seq))
+            session.tell(protocol.position(self._store.epoch, session.reached))
 
     def settled(self, session: Session, after: int, until: int) -> tuple[list[bytes], int]:
         """The latest of its throttled symbols that changed last between two sequence numbers, the first exclusive.

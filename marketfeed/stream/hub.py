@@ -146,8 +146,7 @@ class Hub:
             session.end_if_doomed()
         for session in self._heartbeats.pop(now):
             if session.can_take and not session.looking:  # else it hears of us as soon as it takes what is on its way
-                seq = min([subscriber.position for subscriber in session.subscribers], default=self.store.ring.head)
-                session.tell(protocol.heartbeat(self.store.epoch, seq, self._clock.now_ns()))
+                session.tell(protocol.heartbeat(self.store.epoch, session.reached, self._clock.now_ns()))
         return self.due()
 
     def due(self) -> float:

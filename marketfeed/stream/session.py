@@ -264,6 +264,11 @@ class Session:
             return None
         if any(subscriber.until is not None for subscriber in self.subscribers):
             return None
+        return self.reached
+
+    @property
+    def reached(self) -> int:
+        """Everything up to here has been given to it, or told as lost: where the furthest behind is."""
         return min([subscriber.position for subscriber in self.subscribers], default=self.hub.store.ring.head)
 
     def closed(self) -> None:
