@@ -169,9 +169,8 @@ class Delivery:
         self.stats.ticks += ticks
         if sent is None:
             return
-        lengths = made.lengths.repeat(ready)
         # Who they are has to be known of all before the first of them leaves.
-        which = (sent != lengths).nonzero()[0]
+        which = (sent != spans).nonzero()[0]
         late = seats.at(slots, ready, which)
         for (n, subscriber), taken in zip(late, sent[which].tolist(), strict=True):
             try:

@@ -83,6 +83,7 @@ class Framer:
             return
         binary, order = self.encoding.BINARY_TICKS, wanted.order.tolist()
         if len(wanted.slots) == 1:
+            # As where everybody takes everything; without the sums that several need.
             frame = self._wrap(encoded.frame(order), binary, seq)
             yield Frames(slice(0, 1), _AT_ZERO, np.array([len(frame)]), frame, [frame])
             return
