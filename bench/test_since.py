@@ -9,31 +9,17 @@ import pytest
 from numpy.typing import NDArray
 from pytest_benchmark.fixture import BenchmarkFixture
 
+from bench.full_ring import BEGIN, HOUR_NS, SYMBOLS, full_ring
 from bench.steps import cost
-from marketfeed.model import QUOTE, TRADE, TickStore, empty_ticks
+from marketfeed.model import TickStore
 from marketfeed.model.steps import all_of
 from marketfeed.model.tick import KINDS
 from marketfeed.stream.positions import position_of_time
 
-TICKS, SYMBOLS = 1 << 20, 1_000
-BEGIN, HOUR_NS = 1_700_006_400 * 10**9, 3_600 * 10**9
-
 
 @pytest.fixture(scope="module")
 def store() -> TickStore:
-    """Lapped by a little."""
-    store = TickStore.create(TICKS)
-    feed = store.directory.add_feed("sim")
-    for n in range(SYMBOLS):
-        store.directory.add(feed, f"SIM-{n:04d}")
-    n = TICKS + TICKS // 64
-    random = np.random.default_rng(1)
-    batch = empty_ticks(n)
-    batch["instrument"] = random.zipf(1.3, n) % SYMBOLS
-    batch["ts_event"] = BEGIN + np.arange(n) * HOUR_NS // n
-    batch["kind"] = np.where(random.random(n) < 0.2, TRADE, QUOTE)
-    store.publish(batch)
-    return store
+    return full_ring()
 
 
 def symbols(store: TickStore, *ids: int) -> NDArray[np.bool_]:
