@@ -141,30 +141,27 @@ def test_the_check_finds_what_is_forbidden_and_nothing_else(module: str, source:
     assert forbidden(module, imports(source, module)) == found
 
 
-def test_importing_the_pure_rooms_loads_no_io() -> None:
-    """What the imports of their imports load counts too."""
+def loaded_by(modules: str) -> set[str]:
+    """The modules that are loaded in a process of its own when these are imported, with what they import."""
     code = (
         "import numpy, msgspec, orjson, sys\n"
         "before = set(sys.modules)\n"
-        "import marketfeed.model, marketfeed.stream.hub\n"
-        "print(*sorted({name.partition('.')[0] for name in set(sys.modules) - before}))"
+        f"import {modules}\n"
+        "print(*(set(sys.modules) - before))"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True, cwd=ROOT
     )
-    loaded = set(done.stdout.split())
+    return set(done.stdout.split())
+
+
+def test_importing_the_pure_rooms_loads_no_io() -> None:
+    loaded = {name.partition(".")[0] for name in loaded_by("marketfeed.model, marketfeed.stream.hub")}
     assert "marketfeed" in loaded
     assert loaded & {"tornado", "asyncio", "uvloop", "socket", "ssl", "selectors"} == set()
 
 
 def test_a_server_loads_nothing_of_the_clients() -> None:
-    code = (
-        "import sys, marketfeed.cli, marketfeed.server.run\n"
-        "print(*(name for name in sys.modules if name.startswith('marketfeed.')))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True, cwd=ROOT
-    )
-    loaded = set(done.stdout.split())
+    loaded = loaded_by("marketfeed.cli, marketfeed.server.run")
     assert "marketfeed.transports.websocket" in loaded
     assert {name for name in loaded if name.startswith(("marketfeed.client.", "marketfeed.recording."))} == set()

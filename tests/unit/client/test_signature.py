@@ -44,9 +44,9 @@ def test_each_parameter_is_told_of_where_users_look(told: str, function: Callabl
 
 def test_an_argument_that_is_not_taken_is_an_error_where_it_is_given() -> None:
     with pytest.raises(TypeError, match="unexpected keyword argument 'max_hertz'"):
-        request.subscribe(["A"], max_hertz=1)  # type: ignore[call-arg]
+        request.subscribe(["A"], max_hertz=1)  # type: ignore[call-arg]  # what is tested
     with pytest.raises(TypeError, match="unexpected keyword argument 'colour'"):
-        connect("ws://127.0.0.1:1/stream", colour="red")  # type: ignore[call-arg]
+        connect("ws://127.0.0.1:1/stream", colour="red")  # type: ignore[call-arg]  # what is tested
 
 
 def test_the_name_the_words_and_the_answer_stay_the_functions_own() -> None:

@@ -96,7 +96,7 @@ def test_no_step_looks_at_more_than_so_many_ticks_however_rare_the_one_that_is_l
         looked.append(limit)
         return view(cursor, limit, until)
 
-    world.store.ring.view = counting  # type: ignore[method-assign]
+    world.store.ring.view = counting  # type: ignore[method-assign]  # the same, counted
     for _ in steps:
         count += 1
     # In a step the times of a part are looked at, and then the part.
