@@ -32,7 +32,7 @@ class InstrumentDirectory:
         self.feed_capacity = len(feeds)
         self._rows = rows
         self._feed_rows = feeds
-        self._counts = counts
+        self._counts = counts.data
         # What has been read of the tables so far, as Python objects; follows the counts.
         self._symbols: list[str] = []
         self._feed_of: list[int] = []
@@ -47,10 +47,11 @@ class InstrumentDirectory:
 
     def reader(self) -> "InstrumentDirectory":
         """The same tables for another thread: what has been read of them is remembered apart."""
-        return InstrumentDirectory(self._rows, self._feed_rows, self._counts)
+        return InstrumentDirectory(self._rows, self._feed_rows, np.asarray(self._counts))
 
     def __len__(self) -> int:
-        return int(self._counts[0])
+        count: int = self._counts[0]
+        return count
 
     def add_feed(self, name: str) -> int:
         """The id of the feed of that name, a new one where it is not known. Only the one writer may call this.

@@ -5,8 +5,8 @@ touches a slot and ``head`` *after*. A reader copies first and looks at ``claim`
 have begun to overwrite by then is thrown away and reported, so a torn row is never handed out.
 
 This needs stores to become visible in program order, and loads not to overtake one another: x86-64's memory model
-gives both (TSO), and between two calls into numpy no compiler reorders anything. On a weaker memory model, do not
-share a ring between processes.
+gives both (TSO), and between two accesses through Python's memory views no compiler reorders anything. On a weaker
+memory model, do not share a ring between processes.
 """
 
 from typing import NamedTuple
@@ -14,12 +14,14 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from marketfeed.model.tick import RAW, TICK, Ticks
+from marketfeed.model.tick import TICK, Ticks
 
 #: Of a feed none of whose ticks is gone: before any time, ns.
 NEVER = -(1 << 63)
 #: This part of a ring, but never more than so many ticks, is looked through before the first of it is overwritten.
 _PART, _PART_TICKS = 16, 4096
+
+_TICK_BYTES = TICK.itemsize
 
 
 class Lost(NamedTuple):
@@ -61,8 +63,9 @@ class Ring:
         self.capacity = capacity
         self._mask = capacity - 1
         self._slots = slots
-        self._raw = slots.view(RAW)
-        self._counters = counters
+        # As plain memory: of a few ticks each call into numpy would take longer than to copy them.
+        self._bytes = slots.view(np.uint8).data
+        self._counters = counters.data
         self._gone = gone
         #: (of the writer) up to this sequence number ``gone`` accounts for all
         self._counted = 0
@@ -76,12 +79,12 @@ class Ring:
     @property
     def head(self) -> int:
         """Sequence number of the last published tick; 0 = none yet."""
-        return int(self._counters[1])
+        return self._counters[1]
 
     @property
     def oldest(self) -> int:
         """Sequence number of the oldest tick that is still held; head + 1 where there is none."""
-        return max(1, int(self._counters[0]) - self.capacity + 1)
+        return max(1, self._counters[0] - self.capacity + 1)
 
     def gone_until(self, feed: int) -> int:
         """No record of that feed that the ring no longer holds has a later ``ts_event``: ns since the Unix epoch.
@@ -95,20 +98,25 @@ class Ring:
         """Append a batch, shape (n,), TICK, of any length. Returns the new head.
 
         Only the one writer may call this. Of a batch longer than the ring only the end stays.
+
+        Raises:
+            ValueError: these are other records than TICK; nothing was published.
         """
+        if batch.itemsize != _TICK_BYTES:
+            raise ValueError(f"a ring takes TICK, {_TICK_BYTES} bytes each, not {batch.itemsize}")
         n = len(batch)
-        head = int(self._counters[1])
+        head = self._counters[1]
         new_head = head + n
         if new_head - self.capacity > self._counted:
             self._count(batch, head, new_head - self.capacity)
         self._counters[0] = new_head
         skip = max(0, n - self.capacity)
-        raw = batch.view(RAW) if batch.flags.c_contiguous else np.ascontiguousarray(batch).view(RAW)
-        begin = (head + skip) & self._mask
-        fits = min(n - skip, self.capacity - begin)
-        self._raw[begin : begin + fits] = raw[skip : skip + fits]
-        if skip + fits < n:
-            self._raw[: n - skip - fits] = raw[skip + fits :]
+        new = batch[skip:].tobytes()
+        begin = ((head + skip) & self._mask) * _TICK_BYTES
+        fits = min(len(new), len(self._bytes) - begin)
+        self._bytes[begin : begin + fits] = new[:fits]
+        if fits < len(new):
+            self._bytes[: len(new) - fits] = new[fits:]
         self._counters[1] = new_head
         return new_head
 
@@ -147,19 +155,19 @@ class Ring:
             ValueError: the cursor is negative or beyond the head.
         """
         first, n, end = self._held(cursor, limit, until)
-        begin = (first - 1) & self._mask
-        raw = self._raw
-        if begin + n <= self.capacity:
-            ticks = raw[begin : begin + n].copy()
-        else:
-            ticks = np.concatenate((raw[begin:], raw[: begin + n - self.capacity]))
+        begin = ((first - 1) & self._mask) * _TICK_BYTES
+        end_byte = begin + n * _TICK_BYTES
+        copy = bytearray(self._bytes[begin:end_byte])
+        if end_byte > len(self._bytes):
+            copy += self._bytes[: end_byte - len(self._bytes)]
+        ticks = np.frombuffer(copy, TICK)
         # Only now is it known which of these the writer left alone meanwhile.
-        safe = min(self.oldest, end + 1)
-        if safe > first:
-            ticks = ticks[safe - first :]
-            first = safe
+        oldest = self._counters[0] - self.capacity + 1
+        if oldest > first:
+            oldest = min(oldest, end + 1)
+            ticks, first = ticks[oldest - first :], oldest
         lost = Lost(cursor + 1, first - 1) if first > cursor + 1 else None
-        return Span(ticks.view(TICK), first, lost)
+        return Span(ticks, first, lost)
 
     def view(self, cursor: int, limit: int | None = None, until: int | None = None) -> Span:
         """As :meth:`read`, without a copy: the ticks are a read-only view of the ring itself, in one piece.
@@ -180,14 +188,16 @@ class Ring:
 
     def _held(self, cursor: int, limit: int | None, until: int | None) -> tuple[int, int, int]:
         """What is there to be read now: the first, how many, and the last that this read may account for."""
-        head = int(self._counters[1])
+        head = self._counters[1]
         if not 0 <= cursor <= head:
             raise ValueError(f"cursor {cursor} is outside 0..{head}")
         # A read accounts for nothing beyond the head it saw: what is lost of later ticks, the next one tells.
-        end = head if until is None else max(cursor, min(head, until))
-        first = max(cursor + 1, min(self.oldest, end + 1))
+        end = head if until is None or until > head else max(cursor, until)
+        first, oldest = cursor + 1, self._counters[0] - self.capacity + 1
+        if oldest > first:
+            first = min(oldest, end + 1)
         n = end - first + 1
-        return first, n if limit is None else max(0, min(n, limit)), end
+        return first, n if limit is None or limit > n else max(0, limit), end
 
     def column(self, name: str, first: int, last: int) -> NDArray[np.generic]:
         """One column of the ticks ``first`` to ``last`` as a copy, not checked against overwriting.

@@ -6,10 +6,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from marketfeed.model.tick import QUOTE, TRADE, Ticks
+from marketfeed.model.tick import QUOTE, TRADE, Ticks, rows_of
 
 _DAY_NS = 86_400_000_000_000
-_FEW = 32
+_FEW = 64
 
 least, most = np.minimum.reduce, np.maximum.reduce
 
@@ -66,7 +66,7 @@ def _all_good(batch: Ticks, now_ns: int, instruments: int) -> bool:
     # A few rows are looked at one by one: a dozen calls into numpy would take longer than they do.
     if len(batch) <= _FEW:
         latest = now_ns + _DAY_NS
-        for ts, _, _, instrument, _, kind, _, bid, bid_size, ask, ask_size, price, size in batch.tolist():
+        for ts, _, _, instrument, _, kind, _, bid, bid_size, ask, ask_size, price, size in rows_of(batch):
             if not (0 <= ts <= latest and instrument < instruments):
                 return False
             priced = bid == bid or ask == ask if kind == QUOTE else kind == TRADE and price == price

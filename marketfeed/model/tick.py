@@ -1,5 +1,7 @@
 """The one record that everything carries."""
 
+from collections.abc import Iterator
+from struct import Struct
 from typing import Any
 
 import numpy as np
@@ -41,6 +43,9 @@ TICK = np.dtype(
 )
 assert TICK.itemsize == 80
 
+_ROW = Struct("<qqQIHBB6d")
+assert _ROW.size == TICK.itemsize
+
 #: A tick with its sequence number before it, 88 bytes: what a tick is wherever it does not lie in the ring.
 RECORD = np.dtype([("seq", "<u8"), *((name, TICK[name]) for name in TICK.names or ())])
 assert RECORD.itemsize == 88
@@ -70,6 +75,14 @@ Records = NDArray[Any]
 
 #: A RECORD as numpy moves it fastest: the tick as one piece.
 _PACKED = np.dtype([("seq", "<u8"), ("tick", RAW)])
+
+
+def rows_of(ticks: Ticks) -> Iterator[tuple[Any, ...]]:
+    """Ticks, shape (n,), TICK, one by one: each a tuple of Python's numbers, in the order of the columns.
+
+    As numpy's `tolist` gives them, in a third of its time.
+    """
+    return _ROW.iter_unpack(ticks.tobytes())
 
 
 def records_of(ticks: Ticks, seqs: NDArray[np.uint64]) -> Records:

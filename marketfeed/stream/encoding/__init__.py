@@ -27,8 +27,6 @@ from marketfeed.stream.encoding.msgpack import MsgpackEncoding
 class EncodedTicks(Protocol):
     """Some ticks, each of them encoded once."""
 
-    def __len__(self) -> int: ...
-
     def frame(self, places: Sequence[int] | None = None) -> bytes:
         """The payload of a frame of those at these places, ascending and each once; None = of all."""
 

@@ -66,9 +66,6 @@ class PackedTicks:
         self._seqs = seqs
         self._bytes: bytes | None = None
 
-    def __len__(self) -> int:
-        return len(self._records)
-
     def frame(self, places: Sequence[int] | None = None) -> bytes:
         if places is None or len(places) == len(self._records):
             count = len(self._records)

@@ -10,7 +10,7 @@ import orjson
 from numpy.typing import NDArray
 
 from marketfeed.model.instruments import InstrumentDirectory
-from marketfeed.model.tick import BAR, QUOTE, TRADE, Ticks
+from marketfeed.model.tick import BAR, QUOTE, TRADE, Ticks, rows_of
 from marketfeed.stream.encoding.bars import bar_messages
 from marketfeed.stream.encoding.fields import QUOTE_FIELDS, TRADE_FIELDS
 from marketfeed.stream.encoding.pieces import Layout, Pieces
@@ -22,7 +22,7 @@ _QUOTE_BEGIN, _TRADE_BEGIN = 4, 8
 _COLUMNS = slice(4, 10)
 
 #: So many ticks are written one by one.
-_FEW = 8
+_FEW = 64
 _SECOND_NS = 1_000_000_000
 
 
@@ -71,6 +71,8 @@ class JsonEncoding:
         self._seconds = SecondTexts()
 
     def ticks(self, rows: Ticks, seqs: NDArray[np.uint64]) -> Pieces:
+        if len(rows) <= _FEW and self._some is None and (each := self._each(rows, seqs)) is not None:
+            return Pieces(each, _ARRAY)
         kinds = rows["kind"]
         if not len(rows) or kinds.max() < BAR:
             return Pieces(self._objects(rows, seqs), _ARRAY)
@@ -84,8 +86,6 @@ class JsonEncoding:
     def _objects(self, rows: Ticks, seqs: NDArray[np.uint64]) -> list[bytes]:
         if self._some is not None:
             return self._with_some(self._some, rows, seqs)
-        if len(rows) <= _FEW:
-            return self._each(rows, seqs)
         self._follow()
         quote, trade, tails = self._quote_heads, self._trade_heads, self._tails
         # Every number of every tick, of its kind or not, is written in one call: cheaper than to part the kinds.
@@ -106,12 +106,12 @@ class JsonEncoding:
             )
         ]
 
-    def _each(self, rows: Ticks, seqs: NDArray[np.uint64]) -> list[bytes]:
-        """The same, one by one: for a few that is cheaper than a dozen calls into numpy."""
+    def _each(self, rows: Ticks, seqs: NDArray[np.uint64]) -> list[bytes] | None:
+        """The same, one by one: for a few that is cheaper than a dozen calls into numpy. None = not all are ticks."""
         symbols, feed_of, feeds = self._directory.symbols(), self._directory.feed_of(), self._directory.feeds()
-        text_of = self._seconds.text
+        text_of, dumps, with_feed = self._seconds.text, orjson.dumps, self.with_feed
         pieces = []
-        for row, seq in zip(rows.tolist(), seqs.tolist(), strict=True):
+        for row, seq in zip(rows_of(rows), seqs.tolist(), strict=True):
             ts, _, _, i, _, kind, _, bid, bid_size, ask, ask_size, price, size = row
             second, ns = divmod(ts, _SECOND_NS)
             message: dict[str, Any]
@@ -124,18 +124,20 @@ class JsonEncoding:
                     "ap": ask if ask == ask else 0.0,
                     "as": ask_size if ask_size == ask_size else 0.0,
                 }
-            else:
+            elif kind == TRADE:
                 message = {
                     "T": "t",
                     "S": symbols[i],
                     "p": price if price == price else 0.0,
                     "s": size if size == size else 0.0,
                 }
+            else:
+                return None
             message["t"] = f"{text_of(second)}{ns:09d}Z"
             message["seq"] = seq
-            if self.with_feed:
+            if with_feed:
                 message["f"] = feeds[feed_of[i]]
-            pieces.append(orjson.dumps(message))
+            pieces.append(dumps(message))
         return pieces
 
     def _bars(self, rows: Ticks, seqs: NDArray[np.uint64]) -> list[bytes]:

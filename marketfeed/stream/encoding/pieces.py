@@ -32,9 +32,6 @@ class Pieces:
         self.pieces = pieces
         self.layout = layout
 
-    def __len__(self) -> int:
-        return len(self.pieces)
-
     def frame(self, places: Sequence[int] | None = None) -> bytes:
         pieces = self.pieces
         if places is None or len(places) == len(pieces):

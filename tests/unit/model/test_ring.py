@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 
 from marketfeed.model import TICK, Lost, Ring
 from marketfeed.model.ring import NEVER
+from marketfeed.model.tick import RECORD
 from tests.ticks import numbered, same
 
 
@@ -109,6 +110,14 @@ def test_a_capacity_that_is_no_power_of_two_is_an_error(capacity: int) -> None:
 def test_slots_of_another_type_are_an_error() -> None:
     with pytest.raises(ValueError, match="power of two of TICK"):
         Ring(np.zeros(8, np.float64), np.zeros(2, np.uint64), np.full(1, NEVER))
+
+
+def test_records_of_another_size_are_an_error_and_not_published() -> None:
+    ring = filled(8, 3)
+    with pytest.raises(ValueError, match="88"):
+        ring.publish(np.zeros(2, RECORD))
+    assert ring.head == 3
+    assert same(ring.read(0).ticks, numbered(1, 3))
 
 
 @given(st.integers(1, 40), st.data())
