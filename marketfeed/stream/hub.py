@@ -73,8 +73,8 @@ class Hub:
 
     Args:
         store: what is delivered.
-        coalesce: seconds; the shortest time between two flushes of a lane while ticks keep coming. After an idle
-            moment the first tick goes out at once.
+        coalesce: seconds from one flush of a lane to the next while ticks keep coming; less after one that came late.
+            After an idle moment the first tick goes out at once.
         clock: the time that heartbeats tell; the machine's by default.
         sender: what puts frames on the wires of links that have one.
 
@@ -138,15 +138,19 @@ class Hub:
                 # A defect, but one client's: the others go on.
                 log.exception("%s: could not be served", session.name)
                 session.end(CloseCode.INTERNAL, protocol.error(ErrorCode.INTERNAL, "internal error"))
-        for session in list(islice(self._looking, _LOOKING_AT_ONCE)):
-            del self._looking[session]
-            session.look_on(now)
-        failing, self._delivery.failing = self._delivery.failing, []
-        for session in failing:
-            session.end_if_doomed()
-        for session in self._heartbeats.pop(now):
-            if session.can_take and not session.looking:  # else it hears of us as soon as it takes what is on its way
-                session.tell(protocol.heartbeat(self.store.epoch, session.reached, self._clock.now_ns()))
+        if self._looking:
+            for session in list(islice(self._looking, _LOOKING_AT_ONCE)):
+                del self._looking[session]
+                session.look_on(now)
+        if self._delivery.failing:
+            failing, self._delivery.failing = self._delivery.failing, []
+            for session in failing:
+                session.end_if_doomed()
+        if self._heartbeats:
+            for session in self._heartbeats.pop(now):
+                # Else it hears of us as soon as it takes what is on its way.
+                if session.can_take and not session.looking:
+                    session.tell(protocol.heartbeat(self.store.epoch, session.reached, self._clock.now_ns()))
         return self.due()
 
     def due(self) -> float:

@@ -23,6 +23,8 @@ from marketfeed.stream.subscription import CHANNELS, Condition, Options, Selecti
 
 #: By so much of its window a pass of every tick may begin early.
 _EARLY = 0.2
+#: So much of its window nearer to the one before it may be, where that was late.
+_SLACK = 0.4
 
 #: No feed has this id: a directory holds far fewer.
 _NO_FEED = np.iinfo(np.uint16).max
@@ -91,12 +93,13 @@ class Lane:
         self.cursor = store.ring.head
         #: where the pass that has begun ends; = cursor between passes
         self.until = self.cursor
-        #: when the pass that began last began, on the hub's clock
+        #: when the pass that began last began, or may be taken to have begun, on the hub's clock
         self.begun = -inf
         # A feed's burst that comes a little before the window has passed is sent at once: then one wake-up does for
         # both, bursts and passes fall into step, and with the timer's rounding no tick waits longer than the window.
-        # Throttled lanes are never early: theirs is a promise.
-        self._early = interval * _EARLY if every else 0.0
+        # And one that came late may be followed by one on time: else a late wake-up would have the next burst wait for
+        # a timer, a wake-up of its own. Throttled lanes are never early: theirs is a promise.
+        self._early, self._slack = (interval * _EARLY, interval * _SLACK) if every else (0.0, 0.0)
         #: (latest) what is still to be sent of the pass that has begun
         self._rest = _NOTHING
         self.groups: dict[tuple[Selection, Options, Encoding, type[Link]], Group] = {}
@@ -128,7 +131,9 @@ class Lane:
     def begin(self, now: float) -> None:
         """Begin a pass: to the head as it is now."""
         self.until = self._store.ring.head
-        self.begun = now
+        late = now - self.begun - self.interval + self._early
+        # After a whole window without ticks nothing was late.
+        self.begun = now - min(late, self._slack) if 0 < late < self.interval else now
         if not self.every:
             # All at once: asked for again from frame to frame, a symbol that never rests would never have its turn.
             # Bars are not throttled, so nobody here wants one.
@@ -137,7 +142,7 @@ class Lane:
     def read(self) -> Changes:
         """What comes after the cursor, at most :data:`FRAME_TICKS`."""
         if self.every:
-            span = self._store.read(self.cursor, FRAME_TICKS, self.until)
+            span = self._store.ring.read(self.cursor, FRAME_TICKS, self.until)
             seqs = np.arange(span.first, span.first + len(span.ticks), dtype=np.uint64)
             return Changes(span.ticks, seqs, span.lost, span.cursor)
         ticks, seqs = self._rest

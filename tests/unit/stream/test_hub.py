@@ -66,6 +66,32 @@ def test_after_an_idle_moment_the_first_tick_goes_out_at_once_and_then_they_are_
     assert seqs(link) == [1, 2, 3]
 
 
+def test_a_flush_that_came_late_does_not_make_the_next_one_late(market):
+    session, link = market.session()
+    market.command(session, action="subscribe", quotes=["*"])
+    market.run(1.0)
+    for n in range(2):  # the first after an idle moment, the second late: the loop had other work
+        market.publish(("AAPL", QUOTE, n))
+        market.run(0.007)
+    frames = len(link.frames)
+    for n in range(8):  # on time again, every 5 ms since the first
+        market.publish(("AAPL", QUOTE, n))
+        assert market.run(0.003 if n == 0 else 0.005) == inf
+        assert len(link.frames) == frames + 1 + n
+
+
+def test_however_often_wake_ups_are_late_flushes_keep_their_distance_in_the_mean(market):
+    session, link = market.session()
+    market.command(session, action="subscribe", quotes=["*"])
+    market.run(1.0)
+    frames, begin = len(link.frames), market.now
+    for n in range(1000):
+        market.publish(("AAPL", QUOTE, n))
+        market.run(0.0006 if n % 8 else 0.0026)
+    flushes, seconds = len(link.frames) - frames, market.now - begin
+    assert 0.9 * seconds / 0.005 < flushes < 1.3 * seconds / 0.005  # a fifth of the window they may be early
+
+
 def test_all_who_want_the_same_get_one_and_the_same_frame(market):
     links = []
     for _ in range(3):
