@@ -72,18 +72,6 @@ def test_a_frame_is_what_its_group_alone_would_get(link_type, encoding, buffer_b
             assert frames == [link_type.wrap(payload, encoding.BINARY_TICKS, seq) for payload in alone]
 
 
-def test_a_tick_that_many_groups_want_alone_is_one_frame_for_all_of_them():
-    encoding = ENCODINGS["json"](InstrumentDirectory.on_heap(1), False)
-    layout = layout_of(encoding)
-    groups = [[0], [1], [0, 1], [0], [1], [0]]
-    [made] = Framer(encoding, WebSocketLink).frames(wanted_of(groups), Pieces([b"A", b"B"], layout), 1)
-    begins = made.begins.tolist()
-    assert begins[0] == begins[3] == begins[5]
-    assert begins[1] == begins[4]
-    different = {made.frame(n) for n in range(len(groups))}
-    assert len(made.buffer) == sum(map(len, different)) + len(layout.end)
-
-
 def test_what_opens_frames_is_not_kept_without_end(monkeypatch):
     monkeypatch.setattr(made_here, "_KEPT", 10)
     encoding = ENCODINGS["json"](InstrumentDirectory.on_heap(1), False)
