@@ -44,8 +44,8 @@ _SQE = np.dtype(
         "itemsize": 64,
     }
 )
-#: struct io_uring_cqe
-_CQE = np.dtype([("user_data", "<u8"), ("res", "<i4"), ("flags", "<u4")])
+#: struct io_uring_cqe; a send's flags are 0, so both of its last words are its result, as numpy adds them up soonest.
+_CQE = np.dtype([("user_data", "<u8"), ("result", "<u8")])
 
 
 def best_sender() -> Sender:
@@ -112,12 +112,14 @@ class UringSender:
         entries = mmap.mmap(self._fd, _SQE.itemsize * self._entries, flags=mmap.MAP_SHARED, offset=_OFF_SQES)
         number = ctypes.c_uint32.from_buffer
         self._sq_tail, self._cq_head, self._cq_tail = number(rings, sq[1]), number(rings, cq[0]), number(rings, cq[1])
-        #: where the next entry goes, and the next result is
-        self._at, self._completed = 0, 0
-        # Entry number n stands at place n, for good.
-        np.frombuffer(rings, np.uint32, self._entries, sq[6])[:] = np.arange(self._entries)
+        #: where the next result is
+        self._completed = 0
+        # Which entry stands at each place of the ring. A flush begins with entry 0 wherever in the ring it begins: so
+        # it never has to be parted where the ring ends, and what is written is small and near.
+        self._places = np.frombuffer(rings, np.uint32, self._entries, sq[6])
+        self._round = np.tile(np.arange(self._entries, dtype=np.uint32), 2)
         cqes = np.frombuffer(rings, _CQE, completions, cq[5])
-        self._completions, self._results, self._which = completions, cqes["res"], cqes["user_data"]
+        self._completions, self._results, self._which = completions, cqes["result"], cqes["user_data"]
         sqes = np.frombuffer(entries, _SQE, self._entries)
         sqes["opcode"] = _OP_SEND
         sqes["msg_flags"] = _MSG_DONTWAIT | _MSG_NOSIGNAL
@@ -144,25 +146,24 @@ class UringSender:
         # The bytes of an object lie behind its head, the last of which is the zero behind the bytes.
         addresses = begins + (id(buffer) + bytes.__basicsize__ - 1)
         n = len(wires)
-        if n <= self._entries - self._at:
+        if n <= self._entries:
             return self._send(addresses, lengths, wires)
-        # In runs that do not reach beyond the end of the ring.
         sent = np.empty(n, np.int64)
         all_addresses, all_lengths = np.broadcast_to(addresses, n), np.broadcast_to(lengths, n)
-        complete, begin = True, 0
-        while begin < n:
-            run = slice(begin, min(n, begin + self._entries - self._at))
+        complete = True
+        for begin in range(0, n, self._entries):
+            run = slice(begin, begin + self._entries)
             some = self._send(all_addresses[run], all_lengths[run], wires[run])
             sent[run] = all_lengths[run] if some is None else some
             complete &= some is None
-            begin = run.stop
         return None if complete else sent
 
     def _send(self, addresses: Numbers, lengths: Numbers, wires: NDArray[np.int64]) -> NDArray[np.int64] | None:
-        n, begin = len(wires), self._at
-        end = begin + n
-        self._wires[begin:end], self._addresses[begin:end], self._lengths[begin:end] = wires, addresses, lengths
-        self._at = end % self._entries
+        n = len(wires)
+        self._wires[:n], self._addresses[:n], self._lengths[:n] = wires, addresses, lengths
+        # As many results as entries have come so far, so this is where the ring goes on, too.
+        place = self._completed % self._entries
+        self._places[:] = self._round[self._entries - place : 2 * self._entries - place]
         self._sq_tail.value += n
         self._submit(n)
         # Results may come in any order: each says which entry it is of.
@@ -172,12 +173,13 @@ class UringSender:
         if len(results) < n:
             results = np.concatenate((results, self._results[: n - len(results)]))
             which = np.concatenate((which, self._which[: n - len(which)]))
-        # None is longer than it was to be, so all are whole just where their sum is.
-        if results.sum() == (lengths * n if isinstance(lengths, int) else lengths.sum()):
+        # None is longer than it was to be, and less than nothing is seen as very much, so all are whole just where
+        # their sum is.
+        if np.add.reduce(results) == (lengths * n if isinstance(lengths, int) else np.add.reduce(lengths)):
             self._cq_head.value = self._completed & 0xFFFFFFFF
             return None
         sent = np.empty(n, np.int64)
-        sent[which.astype(np.int64) - begin] = results
+        sent[which.astype(np.int64)] = results.astype(np.int32)
         self._cq_head.value = self._completed & 0xFFFFFFFF
         sent[sent == -errno.EAGAIN] = 0
         return sent
