@@ -140,25 +140,25 @@ class Delivery:
     def _put_at_once(self, seats: Seats, wanted: Wanted, made: Frames, before: int) -> None:
         """Send these frames to all who are ready for them."""
         slots = wanted.slots[made.groups]
-        ready = seats.ready[slots]
-        wires = seats.wires(slots, ready)
-        if not len(wires):
-            return
+        bounds = wanted.bounds[made.groups.start : made.groups.stop + 1]
         begins: Numbers
         spans: Numbers
         if len(slots) == 1:
             # One frame for all, as where everybody takes everything.
-            ticks = len(wires) * len(wanted.order)
+            wires = seats.group(int(slots[0])).wires
+            ticks = len(wires) * int(bounds[1] - bounds[0])
             # It does not begin with the buffer where this is one of several.
             begins, spans = int(made.begins[0]), int(made.lengths[0])
         else:
-            bounds = wanted.bounds[made.groups.start : made.groups.stop + 1]
+            ready = seats.ready[slots]
             begins, spans = made.begins, made.lengths
             if (ready == 1).all():
-                ticks = int(bounds[-1] - bounds[0])
+                wires, ticks = seats.single(slots), int(bounds[-1] - bounds[0])
             else:
-                ticks = int((ready * (bounds[1:] - bounds[:-1])).sum())
+                wires, ticks = seats.wires(slots, ready), int((ready * (bounds[1:] - bounds[:-1])).sum())
                 begins, spans = begins.repeat(ready), spans.repeat(ready)
+        if not len(wires):
+            return
         try:
             sent = self._sender(made.buffer, begins, spans, wires)
         except Exception:
@@ -171,7 +171,7 @@ class Delivery:
             return
         # Who they are has to be known of all before the first of them leaves.
         which = (sent != spans).nonzero()[0]
-        late = seats.at(slots, ready, which)
+        late = seats.at(slots, seats.ready[slots], which)
         for (n, subscriber), taken in zip(late, sent[which].tolist(), strict=True):
             try:
                 on_its_way = subscriber.session.link.finish(made.frame(n), taken)

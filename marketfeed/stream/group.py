@@ -196,13 +196,13 @@ class Seats:
             return {}
         return {slot: list(self.group(slot).careful) for slot in slots[self.careful[slots] > 0].tolist()}
 
+    def single(self, slots: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The wires of those that are ready in these groups, each of which has one."""
+        return self._wire[slots]
+
     def wires(self, slots: NDArray[np.int64], ready: NDArray[np.int64]) -> NDArray[np.int64]:
         """The wires of all that are ready in these groups; ``ready``: how many each has."""
-        if len(slots) == 1:
-            return self.group(int(slots[0])).wires
         single = self._wire[slots]
-        if (ready == 1).all():
-            return single
         parts = [
             self.group(slot).wires if count > 1 else single[n : n + count]
             for n, (slot, count) in enumerate(zip(slots.tolist(), ready.tolist(), strict=True))
