@@ -15,7 +15,8 @@ import random
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from math import ceil
+from typing import Any, Protocol
 
 from marketfeed.feed import ControllableFeed, Feed, FeedError, run_control
 from marketfeed.model.clock import Clock
@@ -77,13 +78,23 @@ def _nobody_asks(feed_id: int) -> None:
     """Where nobody wants to know that a feed's time ends."""
 
 
-#: Calls a function after so many seconds.
-Later = Callable[[float, Callable[[], None]], asyncio.Handle]
+class Waiting(Protocol):
+    """A call that is to come."""
+
+    def cancel(self) -> None:
+        """It is not to come any more."""
 
 
-def _call_later(seconds: float, call: Callable[[], None]) -> asyncio.Handle:
+#: Calls a function after so many seconds. Whoever has one waits for one thing at a time.
+Later = Callable[[float, Callable[[], None]], Waiting]
+
+
+def call_later(seconds: float, call: Callable[[], None]) -> asyncio.Handle:
+    """Have the running loop call it."""
     loop = asyncio.get_running_loop()
-    return loop.call_later(seconds, call) if seconds > 0 else loop.call_soon(call)
+    # Loops count whole milliseconds: a wait that is rounded down ends too early, finds nothing due, and is followed by
+    # one of zero, again and again.
+    return loop.call_later(ceil(seconds * 1000) / 1000, call) if seconds > 0 else loop.call_soon(call)
 
 
 def _nothing() -> None:
@@ -96,7 +107,7 @@ class FeedRunner:
     Args:
         on_publish: called after each batch that was published.
         on_end: called with the feed's id after the last tick of its time: it has ended, or a recording plays again.
-        later: how :meth:`run` waits: calls a function after so many seconds, as the loop's own `call_later` does.
+        later: how :meth:`run` waits.
         jitter: picks a pause between two bounds, seconds.
 
     Raises:
@@ -112,7 +123,7 @@ class FeedRunner:
         on_publish: Callable[[], None],
         *,
         on_end: Callable[[int], None] = _nobody_asks,
-        later: Later = _call_later,
+        later: Later = call_later,
         jitter: Callable[[float, float], float] = random.uniform,
     ) -> None:
         self.name = name
@@ -226,7 +237,7 @@ class FeedRunner:
             told: set by a control that comes after the end.
         """
         ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        timer: asyncio.Handle
+        timer: Waiting
 
         def step() -> None:
             nonlocal timer
@@ -244,9 +255,7 @@ class FeedRunner:
                 self._wake = told.set
                 ended.set_result(None)
                 return
-            # Whole milliseconds, as loops count: a wait that is rounded down ends too early, finds nothing due, and is
-            # followed by one of zero, again and again.
-            timer = self._later(max(0, -(-(due - self._clock.now_ns()) // 1_000_000)) / 1000, step)
+            timer = self._later(max(0, due - self._clock.now_ns()) / 1e9, step)
 
         def wake() -> None:
             nonlocal timer

@@ -34,7 +34,6 @@ class Driver:
         cost as much as looking for who wants them. Where a run is to come in time for them, nothing is done."""
         if self._at > 0.0 and (at := self._hub.due()) < self._at:
             if at <= self._loop.time():
-                self._schedule(inf)
                 self._run()
             else:
                 self._schedule(at)
@@ -53,6 +52,8 @@ class Driver:
             self._timer = self._loop.call_later(delay, self._run)
 
     def _run(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
         self._timer, self._at = None, inf
         now = self._loop.time()
         try:

@@ -6,7 +6,6 @@ import asyncio
 import ipaddress
 import logging
 import ssl
-from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from time import monotonic
@@ -22,6 +21,7 @@ from marketfeed.model.clock import Clock, SystemClock
 from marketfeed.model.shared import SharedStore, ShareError
 from marketfeed.model.store import TickStore
 from marketfeed.server import admin
+from marketfeed.server.alarm import Alarm, LoopTimer, best_alarm
 from marketfeed.server.app import make_app
 from marketfeed.server.auth import authenticator
 from marketfeed.server.bar_driver import BarDriver
@@ -57,6 +57,7 @@ class Parts:
     def __init__(self, config: Config, loop: asyncio.AbstractEventLoop) -> None:
         self.clock = SystemClock()
         self.shared = _shared(config)
+        self._alarms: list[Alarm | LoopTimer] = []
         try:
             self._make(config, loop)
         except BaseException:
@@ -70,7 +71,7 @@ class Parts:
         self.hub = Hub(store, config["coalesce_ms"] / 1000, sender=best_sender())
         self.driver = Driver(self.hub, loop)
         self.bars = _bars(config, self.hub, self.driver, self.clock, loop)
-        self.runners = _runners(config, store, self.clock, self._published, self.bars.ended)
+        self.runners = self._runners(config, loop)
         self.hosts = _hosts(config)
         limits, self.most_sockets = client_limits(config, len(self.hosts))
         driver = self.driver
@@ -84,6 +85,22 @@ class Parts:
     def _published(self) -> None:
         self.driver.published()
         self.bars.published()
+
+    def _runners(self, config: Config, loop: asyncio.AbstractEventLoop) -> list[FeedRunner]:
+        runners = []
+        for spec in config.feeds:
+            alarm = best_alarm(loop)
+            self._alarms.append(alarm)
+            try:
+                feed = spec.build()
+                runners.append(
+                    FeedRunner(
+                        spec.name, feed, self.store, self.clock, self._published, on_end=self.bars.ended, later=alarm
+                    )
+                )
+            except FeedError as error:
+                raise FeedError(f"feed {spec.name}: {error}") from None
+        return runners
 
     def application(self) -> Application:
         """All that is served over HTTP."""
@@ -105,6 +122,8 @@ class Parts:
             self.bars.close()
         for runner in getattr(self, "runners", ()):
             runner.close()
+        for alarm in self._alarms:
+            alarm.close()
         if self.shared is not None:
             self.shared.close()
 
@@ -167,18 +186,6 @@ def _bars(config: Config, hub: Hub, driver: Driver, clock: Clock, loop: asyncio.
     always = (DEFAULT_SECONDS,) if config["minute_bars"] == "always" else ()
     stage = BarStage(hub.store, clock, hub.bar_lengths, always)
     return BarDriver(stage, hub.store.ring.capacity, loop, driver.published)
-
-
-def _runners(
-    config: Config, store: TickStore, clock: Clock, on_publish: Callable[[], None], on_end: Callable[[int], None]
-) -> list[FeedRunner]:
-    runners = []
-    for spec in config.feeds:
-        try:
-            runners.append(FeedRunner(spec.name, spec.build(), store, clock, on_publish, on_end=on_end))
-        except FeedError as error:
-            raise FeedError(f"feed {spec.name}: {error}") from None
-    return runners
 
 
 def _authenticate(config: Config) -> Authenticate | None:
