@@ -49,7 +49,7 @@ def due_at(feed: SimFeed, now_ns: int) -> tuple[Ticks, int]:
     batches = []
     while True:
         batch, due_ns = feed.poll(now_ns)
-        assert len(batch) <= 8_192
+        assert len(batch) <= BLOCK
         assert due_ns is not None
         batches.append(batch.copy())
         if due_ns > now_ns:
@@ -98,7 +98,7 @@ def test_the_same_ticks_come_whenever_the_feed_is_asked(waits: list[int]) -> Non
 
 @pytest.mark.parametrize("symbols", [1, 100, 20_000, 70_000])
 def test_every_tick_is_one_a_market_could_give(symbols: int) -> None:
-    ticks = first_ticks(f"symbols={symbols}", 5 * BLOCK + 17)
+    ticks = first_ticks(f"symbols={symbols}", 20 * BLOCK + 17)
     quote = ticks[ticks["kind"] == QUOTE]
     trade = ticks[ticks["kind"] == TRADE]
     assert len(quote) + len(trade) == len(ticks)
@@ -122,7 +122,7 @@ def test_every_tick_is_one_a_market_could_give(symbols: int) -> None:
 def test_a_trade_prints_at_the_bid_or_ask_that_its_instrument_has() -> None:
     now: dict[int, tuple[float, float]] = {}
     sides = {"bid": 0, "ask": 0}
-    for tick in first_ticks("symbols=30", 4 * BLOCK):
+    for tick in first_ticks("symbols=30", 16 * BLOCK):
         instrument = int(tick["instrument"])
         if tick["kind"] == QUOTE:
             now[instrument] = (float(tick["bid"]), float(tick["ask"]))
@@ -134,7 +134,7 @@ def test_a_trade_prints_at_the_bid_or_ask_that_its_instrument_has() -> None:
 
 
 def test_prices_are_the_decimals_of_a_tick_grid_that_goes_with_the_price() -> None:
-    ticks = first_ticks("symbols=400", 10 * BLOCK)
+    ticks = first_ticks("symbols=400", 40 * BLOCK)
     quote = ticks[ticks["kind"] == QUOTE]
     opening: dict[int, float] = {}
     grids = set()
@@ -153,7 +153,7 @@ def test_prices_are_the_decimals_of_a_tick_grid_that_goes_with_the_price() -> No
 
 
 def test_prices_spreads_and_sizes_move() -> None:
-    ticks = first_ticks("symbols=3", 4 * BLOCK)
+    ticks = first_ticks("symbols=3", 16 * BLOCK)
     quote = ticks[(ticks["kind"] == QUOTE) & (ticks["instrument"] == 0)]
     mid, spread = (quote["bid"] + quote["ask"]) / 2, np.round(quote["ask"] - quote["bid"], 4)
     assert len(np.unique(mid)) > 20
@@ -165,7 +165,7 @@ def test_prices_spreads_and_sizes_move() -> None:
 
 
 def test_prices_stay_within_half_and_twice_the_opening_price_for_good() -> None:
-    ticks = first_ticks("symbols=1&seed=3", 100 * BLOCK)
+    ticks = first_ticks("symbols=1&seed=3", 400 * BLOCK)
     quote = ticks[ticks["kind"] == QUOTE]
     mid = (quote["bid"] + quote["ask"]) / 2
     assert mid.min() >= mid[0] * 0.49
@@ -173,7 +173,7 @@ def test_prices_stay_within_half_and_twice_the_opening_price_for_good() -> None:
 
 
 def test_a_few_instruments_are_busy_and_many_are_quiet() -> None:
-    counts = np.bincount(first_ticks("symbols=1000", 20 * BLOCK)["instrument"], minlength=1_000)
+    counts = np.bincount(first_ticks("symbols=1000", 80 * BLOCK)["instrument"], minlength=1_000)
     assert counts[:10].sum() > 0.3 * counts.sum()
     assert counts[0] > 20 * np.median(counts) > 0
     assert (counts > 0).all()
@@ -185,6 +185,15 @@ def test_symbols_are_numbered_in_a_width_that_fits_them() -> None:
         feed = FeedSpec.parse(f"sim?symbols={symbols}").build()
         feed.open(directory, START)
         assert (directory.symbols()[0], directory.symbols()[-1], len(directory.symbols())) == (first, last, symbols)
+
+
+def test_what_is_due_together_comes_together_wherever_a_block_ends() -> None:
+    feed, now = opened("rate=20000"), START
+    due_at(feed, now)
+    for _ in range(3 * BLOCK // 100):
+        now += 5 * MS
+        batch, _ = feed.poll(now)
+        assert len(batch) == 100
 
 
 def test_opened_again_it_begins_again() -> None:
@@ -201,7 +210,8 @@ def test_a_refused_symbols_ticks_are_left_out_and_the_others_are_as_they_were() 
     clock = ManualClock(START)
     runner = FeedRunner("sim", FeedSpec.parse("sim?symbols=20&rate=50000").build(), store, clock, lambda: None)
     clock.advance(0.1)
-    runner.step()
+    while (due := runner.step()) is not None and due <= clock.now_ns():
+        pass
     assert runner.stats.refused == {"directory full": 15}
     every = first_ticks("symbols=20", 5_001)
     known = every[every["instrument"] < 5]
