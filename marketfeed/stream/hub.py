@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, KeysView
 from itertools import islice
 from math import inf
 from typing import NamedTuple
@@ -106,9 +106,9 @@ class Hub:
         """The store's."""
         return self.store.directory
 
-    def bar_lengths(self) -> set[int]:
-        """Which lengths of bars somebody wants, s."""
-        return set(self._groups.bar_lengths)
+    def bar_lengths(self) -> KeysView[int]:
+        """Which lengths of bars somebody wants, s; it follows what they want."""
+        return self._groups.bar_lengths.keys()
 
     def encoding(self, name: str, with_feed: bool) -> Encoding:
         """The one instance of that encoding."""
@@ -157,9 +157,10 @@ class Hub:
         """When :meth:`run` has something to do; in the past = now."""
         if self._delivery.servable or self._delivery.failing or self._looking:
             return -inf
-        times = [lane.due() for lane in self._groups.lanes()]
-        times.append(self._heartbeats.due())
-        return min(times)
+        at = self._heartbeats.due()
+        for lane in self._groups.lanes():
+            at = min(at, lane.due())
+        return at
 
     def _follow_directory(self) -> None:
         begin, count = self._instruments_seen, len(self.store.directory)

@@ -22,7 +22,7 @@ _QUOTE_BEGIN, _TRADE_BEGIN = 4, 8
 _COLUMNS = slice(4, 10)
 
 #: So many ticks are written one by one.
-_FEW = 64
+_FEW = 128
 _SECOND_NS = 1_000_000_000
 
 
@@ -110,19 +110,26 @@ class JsonEncoding:
         """The same, one by one: for a few that is cheaper than a dozen calls into numpy. None = not all are ticks."""
         symbols, feed_of, feeds = self._directory.symbols(), self._directory.feed_of(), self._directory.feeds()
         text_of, dumps, with_feed = self._seconds.text, orjson.dumps, self.with_feed
-        pieces = []
+        pieces, second, text = [], None, ""
         for row, seq in zip(rows_of(rows), seqs.tolist(), strict=True):
-            ts, _, _, i, _, kind, _, bid, bid_size, ask, ask_size, price, size = row
-            second, ns = divmod(ts, _SECOND_NS)
+            time, _, _, i, _, kind, _, bid, bid_size, ask, ask_size, price, size = row
+            of_time, ns = divmod(time, _SECOND_NS)
+            if of_time != second:
+                second, text = of_time, text_of(of_time)
             message: dict[str, Any]
             if kind == QUOTE:
+                total = bid + bid_size + ask + ask_size
+                if total != total:  # it may be that one of them is not there
+                    bid, bid_size, ask, ask_size = (x if x == x else 0.0 for x in (bid, bid_size, ask, ask_size))
                 message = {
                     "T": "q",
                     "S": symbols[i],
-                    "bp": bid if bid == bid else 0.0,
-                    "bs": bid_size if bid_size == bid_size else 0.0,
-                    "ap": ask if ask == ask else 0.0,
-                    "as": ask_size if ask_size == ask_size else 0.0,
+                    "bp": bid,
+                    "bs": bid_size,
+                    "ap": ask,
+                    "as": ask_size,
+                    "t": f"{text}{ns:09d}Z",
+                    "seq": seq,
                 }
             elif kind == TRADE:
                 message = {
@@ -130,11 +137,11 @@ class JsonEncoding:
                     "S": symbols[i],
                     "p": price if price == price else 0.0,
                     "s": size if size == size else 0.0,
+                    "t": f"{text}{ns:09d}Z",
+                    "seq": seq,
                 }
             else:
                 return None
-            message["t"] = f"{text_of(second)}{ns:09d}Z"
-            message["seq"] = seq
             if with_feed:
                 message["f"] = feeds[feed_of[i]]
             pieces.append(dumps(message))
