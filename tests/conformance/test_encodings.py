@@ -368,7 +368,7 @@ FIELD_SETS = st.frozensets(st.sampled_from(FIELDS))
 @given(INSTRUMENTS, st.lists(TICKS, min_size=1, max_size=12))
 def test_among_many_a_tick_is_written_as_it_is_alone(name, with_feed, instruments, made):
     directory = directory_of(instruments)
-    rows, seqs = rows_of(made * 200, directory.feed_of())
+    rows, seqs = rows_of(made * (1 + 128 // len(made)), directory.feed_of())
     encoding = new(name, directory, with_feed)
     encoded = encoding.ticks(rows, seqs)
     for n in range(len(made)):
