@@ -162,10 +162,10 @@ class Ring:
             copy += self._bytes[: end_byte - len(self._bytes)]
         ticks = np.frombuffer(copy, TICK)
         # Only now is it known which of these the writer left alone meanwhile.
-        oldest = self._counters[0] - self.capacity + 1
-        if oldest > first:
-            oldest = min(oldest, end + 1)
-            ticks, first = ticks[oldest - first :], oldest
+        safe = min(self.oldest, end + 1)
+        if safe > first:
+            ticks = ticks[safe - first :]
+            first = safe
         lost = Lost(cursor + 1, first - 1) if first > cursor + 1 else None
         return Span(ticks, first, lost)
 
@@ -193,9 +193,7 @@ class Ring:
             raise ValueError(f"cursor {cursor} is outside 0..{head}")
         # A read accounts for nothing beyond the head it saw: what is lost of later ticks, the next one tells.
         end = head if until is None or until > head else max(cursor, until)
-        first, oldest = cursor + 1, self._counters[0] - self.capacity + 1
-        if oldest > first:
-            first = min(oldest, end + 1)
+        first = max(cursor + 1, min(self.oldest, end + 1))
         n = end - first + 1
         return first, n if limit is None or limit > n else max(0, limit), end
 
