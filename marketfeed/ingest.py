@@ -90,7 +90,7 @@ Later = Callable[[float, Callable[[], None]], Waiting]
 
 
 def call_later(seconds: float, call: Callable[[], None]) -> asyncio.Handle:
-    """Have the running loop call it."""
+    """Have the running loop call it; where no time is left, in its next turn."""
     loop = asyncio.get_running_loop()
     # Loops count whole milliseconds: a wait that is rounded down ends too early, finds nothing due, and is followed by
     # one of zero, again and again.

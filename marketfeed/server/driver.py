@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from math import ceil, inf
+from math import inf
 
+from marketfeed.ingest import call_later
 from marketfeed.stream.hub import Hub
 
 log = logging.getLogger("marketfeed.driver")
@@ -42,14 +43,7 @@ class Driver:
         if self._timer is not None:
             self._timer.cancel()
         self._at = at
-        if at == inf:
-            self._timer = None
-        elif at <= 0.0:
-            self._timer = self._loop.call_soon(self._run)
-        else:
-            # Loops count in milliseconds: one that is rounded down comes too early, finds nothing due, and spins.
-            delay = ceil((at - self._loop.time()) * 1000) / 1000
-            self._timer = self._loop.call_later(delay, self._run)
+        self._timer = None if at == inf else call_later(at - self._loop.time(), self._run)
 
     def _run(self) -> None:
         if self._timer is not None:
