@@ -102,29 +102,28 @@ class Framer:
         """All frames of a buffer in one join.
 
         Each group's pieces are put together by Python's own join and not by arrays of places: that takes two thirds of
-        the time, and half of it once the loop has slept, and numpy's code has gone from the processor's caches.
+        the time where some hundred groups want a tick or two each.
         """
         layout, opens = encoded.layout, self._opens
         separated = layout.separator.join
-        bounds = wanted.bounds.tolist()
         for begin, stop in _runs(wanted, encoded):
-            low = bounds[begin]
-            pieces = [*map(encoded.pieces.__getitem__, wanted.order[low : bounds[stop]].tolist())]
-            cuts = [bound - low for bound in bounds[begin : stop + 1]] if low else bounds[: stop + 1]
-            parts = [b""] * (2 * (stop - begin))
-            bodies = [pieces[i] if j - i == 1 else separated(pieces[i:j]) for i, j in pairwise(cuts)]
+            bounds = wanted.bounds[begin : stop + 1]
+            pieces = [*map(encoded.pieces.__getitem__, wanted.order[bounds[0] : bounds[-1]].tolist())]
+            cuts = pairwise((bounds - bounds[0]).tolist())
+            bodies = [pieces[i] if j - i == 1 else separated(pieces[i:j]) for i, j in cuts]
             sizes = _lengths(bodies)
             if layout.counted:
                 keys = sizes << _COUNT_BITS
-                keys |= wanted.bounds[begin + 1 : stop + 1] - wanted.bounds[begin:stop]
+                keys |= bounds[1:] - bounds[:-1]
             else:
                 keys = sizes
+            parts = [b""] * (2 * len(bodies))
+            parts[1::2] = bodies
             try:
                 parts[::2] = map(opens.__getitem__, keys.tolist())
             except KeyError:
                 self._know(keys.tolist(), layout)
                 parts[::2] = map(opens.__getitem__, keys.tolist())
-            parts[1::2] = bodies
             # In the buffer each frame is opened behind the end of the one before it; so there is one end too many.
             end = len(layout.end)
             sizes += _lengths(parts[::2])
