@@ -1,4 +1,4 @@
-"""How a feed is called again in time: to the microsecond, and without a new timer of the loop for each wait.
+"""How a feed is called again in time: without rounding, and without a new timer of the loop for each wait.
 
 A timer of the loop is an object to make for each wait, takes one more turn of the loop to give back, and counts in
 whole milliseconds; and feeds wait two hundred times a second. A timerfd(2) is there once, and is only set.
