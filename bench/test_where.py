@@ -9,12 +9,18 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from marketfeed.model import QUOTE, TRADE, empty_ticks
 from marketfeed.model.tick import Ticks
 from marketfeed.stream import where
-from marketfeed.stream.where import Where
+from marketfeed.stream.where import Where, WhereError
 
 CONDITIONS = {
     "one comparison": "bid > 15",
     "two, one derived": "spread_bps > 1 and bid_size >= 100",
     "six": "bid_size >= 100 and ask_size >= 100 and (spread_bps < 5 or not 11 <= mid <= 19) or size > 250",
+}
+#: as deep, as long, and as full as may be read before it is refused
+WORST = {
+    "deep": "(" * 60 + "bid < 1 and not abs bid" + ")" * 60,
+    "full": "not " * 64 + "bid",
+    "long": "bid" + " " * 1000 + "!",
 }
 
 
@@ -52,3 +58,13 @@ def test_asking_a_condition(benchmark: BenchmarkFixture, name: str, rows: int) -
 def test_reading_a_condition(benchmark: BenchmarkFixture, name: str) -> None:
     """One that no other client has sent."""
     assert isinstance(benchmark(where._parse.__wrapped__, CONDITIONS[name]), Where)
+
+
+@pytest.mark.benchmark(timer=time.process_time)
+@pytest.mark.parametrize("name", WORST)
+def test_refusing_the_worst_of_texts(benchmark: BenchmarkFixture, name: str) -> None:
+    def refuse() -> None:
+        with pytest.raises(WhereError):
+            where._parse.__wrapped__(WORST[name])
+
+    benchmark(refuse)
