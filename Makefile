@@ -36,9 +36,9 @@ programs:
 			|| echo "$$program is missing: the tests that need it are skipped. Debian: apt-get install $$program" >&2; \
 	done
 
-# Two at a time: most of them wait for a process or a socket.
+# Three at a time on two cores: most of them wait for a process or a socket.
 test: .venv/test.stamp tests/js/node_modules/test.stamp programs  ## run every test
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	$(BIN)/python -m pytest -n 3 --dist worksteal
 
 lint: .venv/test.stamp  ## ruff: style and likely errors
 	$(BIN)/ruff check .

@@ -8,13 +8,14 @@ import os
 import sys
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
-from subprocess import PIPE, Popen
+from subprocess import PIPE
 from typing import Any, ClassVar
 
 from marketfeed.feed import FeedContext, Option, Poll
 from marketfeed.model import QUOTE, TRADE, empty_ticks
 from marketfeed.server.config import Config, load
 from marketfeed.server.run import serve
+from tests.integration.nursery import Process
 from tests.integration.processes import process, without
 
 #: (symbol, "q" or "t", price)
@@ -70,7 +71,7 @@ class Driven:
     """A running server, and what has been published on it."""
 
     address: str
-    running: Popen[str]
+    running: Process
     #: number n stands at n - 1
     ticks: list[Tick] = field(default_factory=list)
 
@@ -96,7 +97,7 @@ def driven(at: str = "0", transports: Collection[str] = (), **settings: Any) -> 
     """
     # Numbers are those of the ticks alone: bars that end meanwhile would take some.
     arguments = json.dumps({"port": int(at), "minute_bars": "wanted", "without": without(*transports), **settings})
-    with process("-m", "tests.conformance.driven", arguments, stdin=PIPE) as running:
+    with process("tests.conformance.driven", arguments, stdin=PIPE) as running:
         assert running.stdout is not None
         yield Driven(running.stdout.readline().strip(), running)
 

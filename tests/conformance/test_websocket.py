@@ -30,7 +30,7 @@ LEFT_OPEN = {"7.1.6", "7.13.1", "7.13.2"}
 
 @contextlib.contextmanager
 def echo(**limits: object) -> Iterator[str]:
-    with process("-m", "tests.conformance.echo_server", json.dumps(limits), stdin=subprocess.PIPE) as running:
+    with process("tests.conformance.echo_server", json.dumps(limits), stdin=subprocess.PIPE) as running:
         assert running.stdout is not None
         yield f"ws://127.0.0.1:{int(running.stdout.readline())}/stream"
 

@@ -6,12 +6,14 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import urllib.request
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.integration.nursery import ROOT, Process
+
 #: With these options a server whose clients want no bars numbers nothing but its feeds' ticks.
 TICKS_ONLY = ("--minute-bars", "wanted")
 #: Transports that take a server half a second to load: a test's server has those that the test names.
@@ -25,7 +27,7 @@ BOUND = 30.0
 class Fake:
     """A running fake server (see fake_server.py)."""
 
-    def __init__(self, process: subprocess.Popen[str], port: int) -> None:
+    def __init__(self, process: Process, port: int) -> None:
         self._process = process
         self.url = f"ws://127.0.0.1:{port}/stream"
 
@@ -37,15 +39,21 @@ class Fake:
 
 
 @contextlib.contextmanager
-def process(*arguments: str, **options: Any) -> Iterator[subprocess.Popen[str]]:
-    """A Python process of this project; it is killed in the end."""
+def process(module: str, *arguments: str, **options: Any) -> Iterator[Process]:
+    """A module of this project as a process, whose warnings are errors; it is killed in the end."""
+    running = Process(module, arguments, **options)
+    try:
+        yield running
+    finally:
+        running.close()
+
+
+@contextlib.contextmanager
+def python(*arguments: str, **options: Any) -> Iterator[subprocess.Popen[str]]:
+    """An interpreter of its own, for a script that must be the first to load something; it is killed in the end."""
+    environment = {**os.environ, "PYTHONWARNINGS": "error"}
     running = subprocess.Popen(
-        [sys.executable, *arguments],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONWARNINGS": "error"},
-        **options,
+        [sys.executable, *arguments], cwd=ROOT, stdout=subprocess.PIPE, text=True, env=environment, **options
     )
     try:
         yield running
@@ -54,10 +62,20 @@ def process(*arguments: str, **options: Any) -> Iterator[subprocess.Popen[str]]:
         running.communicate()
 
 
+def cli(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """What `marketfeed` says with these arguments, when it has come to its end."""
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+        with process("marketfeed", *arguments, stdout=out, stderr=err, env={**os.environ, **environment}) as running:
+            status = running.wait(3 * BOUND)
+        for file in (out, err):
+            file.seek(0)
+        return subprocess.CompletedProcess(arguments, status, out.read(), err.read())
+
+
 @contextlib.contextmanager
 def fake(*connections: list[list[Any]]) -> Iterator[Fake]:
     """A fake server that plays one script a connection."""
-    with process("-m", "tests.integration.fake_server", json.dumps(connections)) as running:
+    with process("tests.integration.fake_server", json.dumps(connections)) as running:
         assert running.stdout is not None
         yield Fake(running, int(running.stdout.readline()))
 
@@ -69,7 +87,7 @@ def without(*transports: str) -> list[str]:
 
 def serve(*transports: str) -> list[str]:
     """The arguments of a process that serves; of the transports that take long to load only these."""
-    return ["-m", "marketfeed", "serve", *(word for each in without(*transports) for word in ("--without", each))]
+    return ["marketfeed", "serve", *(word for each in without(*transports) for word in ("--without", each))]
 
 
 @contextlib.contextmanager

@@ -2,7 +2,6 @@
 
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +18,8 @@ from marketfeed.client.errors import AttachError, WriterLost
 from marketfeed.client.follow import Follow
 from marketfeed.client.messages import Gap, Quote
 from marketfeed.model.tick import Ticks
-from tests.integration.processes import BOUND, ROOT, process, serve, stream_of
+from tests.integration.nursery import Process
+from tests.integration.processes import BOUND, cli, process, python, serve, stream_of
 from tests.integration.store_writer import INSTRUMENTS
 from tests.integration.store_writing import Writer, expected, writing
 from tests.shm import memory_directory
@@ -186,7 +186,7 @@ def test_a_writer_that_stands_still_is_told_from_one_that_is_quiet(folder: Path)
 
 
 @contextmanager
-def sharing(folder: Path, *arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+def sharing(folder: Path, *arguments: str) -> Iterator[tuple[Process, str]]:
     """A server that shares its memory as "us"; its process and address."""
     options = ["--share", "us", "--share-dir", str(folder), "--port", "0", "--log-level", "error", *arguments]
     with process(*serve(), *options) as running:
@@ -198,8 +198,7 @@ def sharing(folder: Path, *arguments: str) -> Iterator[tuple[subprocess.Popen[st
 
 def refused(folder: Path, *arguments: str) -> str:
     """What a server that cannot start says on its standard error."""
-    command = [sys.executable, "-m", "marketfeed", "serve", "--share-dir", str(folder), *arguments]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=BOUND, check=False)
+    done = cli("serve", "--share-dir", str(folder), *arguments)
     assert (done.returncode, done.stdout) == (1, "")
     return done.stderr
 
@@ -318,7 +317,7 @@ def test_a_script_that_follows_can_be_interrupted_and_killed_and_nobody_else_min
     folder: Path, number: signal.Signals
 ) -> None:
     with sharing(folder), marketfeed.attach("us", directory=folder) as feed:
-        with process("-c", FOLLOWER, str(folder), stderr=subprocess.PIPE) as script:
+        with python("-c", FOLLOWER, str(folder), stderr=subprocess.PIPE) as script:
             assert script.stdout is not None
             assert int(script.stdout.readline()) > 0
             script.send_signal(number)

@@ -28,7 +28,7 @@ from websockets.asyncio.client import connect
 
 from marketfeed.stream.encoding.rfc3339 import time_from_text
 from tests.integration.http import ARROW, get, pages, wait_for_ticks, wait_until_played
-from tests.integration.processes import BOUND, process, server, status, stream_of
+from tests.integration.processes import BOUND, python, server, status, stream_of
 from tests.integration.test_real_ticks import midnight, rows_of
 from tests.realdata import DATA, needs_data
 
@@ -313,7 +313,7 @@ WITHOUT_ARROW = "import sys; sys.modules['pyarrow'] = None; from marketfeed.cli 
 @contextmanager
 def server_without_pyarrow():
     arguments = ("serve", "--port", "0", "--log-level", "warning", "--feed", "sim")
-    with process("-c", WITHOUT_ARROW, *arguments) as running:
+    with python("-c", WITHOUT_ARROW, *arguments) as running:
         yield running.stdout.readline().split()[-1]
         running.terminate()
 

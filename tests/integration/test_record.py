@@ -9,7 +9,6 @@ import resource
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,12 +19,13 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from tests.integration.processes import BOUND, ROOT, TICKS_ONLY, Proxy, process, serve, server, status, stream_of
+from tests.integration.nursery import Process
+from tests.integration.processes import BOUND, TICKS_ONLY, Proxy, cli, process, serve, server, status, stream_of
 from tests.integration.test_tail import Terminal, terminal
 from tests.realdata import DATA, needs_data
 from tests.unit.recording.support import files, leftovers, seqs, told
 
-RECORD = ["-m", "marketfeed", "record"]
+RECORD = ["marketfeed", "record"]
 #: Rows for replay: two symbols, quotes and trades, a tick each millisecond.
 TICKS = 40_000
 
@@ -51,20 +51,13 @@ def until(true: Callable[[], Any]) -> Any:
 
 
 @contextlib.contextmanager
-def serving(*arguments: str, port: str = "0", **options: Any) -> Iterator[tuple[subprocess.Popen[str], str]]:
+def serving(*arguments: str, port: str = "0", **options: Any) -> Iterator[tuple[Process, str]]:
     """A server, and its http address; it is for the test to end it in good order."""
     with process(*serve(), "--port", port, *arguments, **options) as running:
         assert running.stdout is not None
         line = running.stdout.readline()
         assert line.startswith("marketfeed on "), line
         yield running, line.split()[-1]
-
-
-def run(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, *RECORD, *arguments],
-        cwd=ROOT, capture_output=True, text=True, timeout=100, check=False, **options,
-    )  # fmt: skip
 
 
 def frame_of(folder: Path) -> pd.DataFrame:
@@ -87,7 +80,7 @@ def test_feeds_recorded_and_the_recording_recorded_again_are_the_same_rows(marke
         until(lambda: safe(tmp_path / "a") > TICKS + 20_000)
         first.send_signal(signal.SIGINT)
         assert first.wait(BOUND) == 0
-    done = run("--feed", f"replay:{tmp_path / 'a'}?speed=max", "-o", str(tmp_path / "b"))
+    done = cli("record", "--feed", f"replay:{tmp_path / 'a'}?speed=max", "-o", str(tmp_path / "b"))
     assert done.returncode == 0, done.stderr
     once, twice = frame_of(tmp_path / "a"), frame_of(tmp_path / "b")
     assert set(once["feed"]) == {"csv", "sim"}
@@ -102,7 +95,7 @@ def test_feeds_recorded_and_the_recording_recorded_again_are_the_same_rows(marke
 @pytest.mark.parametrize("target", ["lean/equity/usa/tick/bac", "binance_raw/usdm", "misc/*.dbn.zst"])
 def test_real_ticks_come_back_as_they_were(target: str, tmp_path: Path) -> None:
     for source, folder in ((DATA / target, "a"), (tmp_path / "a", "b")):
-        done = run("--feed", f"replay:{source}?speed=max", "-o", str(tmp_path / folder))
+        done = cli("record", "--feed", f"replay:{source}?speed=max", "-o", str(tmp_path / folder))
         assert done.returncode == 0, done.stderr
     once, twice = frame_of(tmp_path / "a"), frame_of(tmp_path / "b")
     assert len(once) > 2_000
@@ -110,7 +103,7 @@ def test_real_ticks_come_back_as_they_were(target: str, tmp_path: Path) -> None:
 
 
 def test_a_plain_line_says_what_was_recorded(market: Path, tmp_path: Path) -> None:
-    done = run("--feed", f"replay:{market}?speed=max", "-o", str(tmp_path / "rec"))
+    done = cli("record", "--feed", f"replay:{market}?speed=max", "-o", str(tmp_path / "rec"))
     assert re.fullmatch(
         rf"recorded 40,000 ticks in 1 file in {tmp_path / 'rec'} \(\d\.\d MB, \d+\.\d bytes a tick\), no gaps\n",
         done.stdout,
@@ -131,7 +124,7 @@ def test_a_plain_line_says_what_was_recorded(market: Path, tmp_path: Path) -> No
     ],
 )
 def test_what_cannot_be_recorded_is_one_line(arguments: list[str], message: str, tmp_path: Path) -> None:
-    done = run(*arguments, "-o", str(tmp_path / "rec"))
+    done = cli("record", *arguments, "-o", str(tmp_path / "rec"))
     assert done.returncode in (1, 2)
     assert message in done.stderr
     assert "Traceback" not in done.stderr
@@ -139,7 +132,7 @@ def test_what_cannot_be_recorded_is_one_line(arguments: list[str], message: str,
 
 def test_a_folder_that_cannot_be_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    done = run("--feed", "sim", "-o", str(tmp_path / "file" / "rec"))
+    done = cli("record", "--feed", "sim", "-o", str(tmp_path / "file" / "rec"))
     assert (done.returncode, done.stderr) == (1, f"Error: {tmp_path / 'file' / 'rec'}: Not a directory\n")
 
 
@@ -194,14 +187,11 @@ def small_disk(path: Path, size: str) -> Iterator[Path]:
             subprocess.run(["umount", "-l", str(path)], check=True)
 
 
-def limited() -> None:
-    """Files of at most 200,000 bytes, which is an error of the same kind wherever nothing can be mounted."""
-    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
-
-
-def limits(disk: Path) -> dict[str, Any]:
-    """What a process needs so that it finds this folder full."""
-    return {} if disk.is_mount() else {"preexec_fn": limited}
+def limit(running: Process, disk: Path) -> None:
+    """See that the process finds this folder full soon: by files of at most 200,000 bytes, an error of the same kind,
+    wherever nothing can be mounted."""
+    if not disk.is_mount():
+        resource.prlimit(running.pid, resource.RLIMIT_FSIZE, (200_000, 200_000))
 
 
 def test_a_full_disk_ends_the_recording_with_an_alarm_and_streaming_goes_on(market: Path, tmp_path: Path) -> None:
@@ -209,7 +199,8 @@ def test_a_full_disk_ends_the_recording_with_an_alarm_and_streaming_goes_on(mark
     with small_disk(tmp_path / "disk", "400k") as disk, errors.open("w") as stderr:
         folder = disk / "rec"
         arguments = [*TICKS_ONLY, "--feed", "sim?symbols=50&rate=4000", "--record", str(folder)]
-        with serving(*arguments, stderr=stderr, **limits(disk)) as (running, address):
+        with serving(*arguments, stderr=stderr) as (running, address):
+            limit(running, disk)
             failed = until(lambda: (found := status(address)["recording"])["state"] == "failed" and found)
             assert failed["error"] in ("No space left on device", "File too large")
             assert failed["rows"] > 0
@@ -223,7 +214,7 @@ def test_a_full_disk_ends_the_recording_with_an_alarm_and_streaming_goes_on(mark
     assert len([line for line in lines if "RECORDING HAS STOPPED" in line]) == 1
     assert "Traceback" not in errors.read_text()
     # The next start, with room, makes a file of what was safe.
-    done = run("--feed", f"replay:{market}?speed=max", "-o", str(rescued))
+    done = cli("record", "--feed", f"replay:{market}?speed=max", "-o", str(rescued))
     assert done.returncode == 0
     found = pq.read_table(rescued / files(rescued)[0])["seq"].to_pylist()
     assert len(found) >= failed["rows"]
@@ -232,10 +223,14 @@ def test_a_full_disk_ends_the_recording_with_an_alarm_and_streaming_goes_on(mark
 
 def test_a_command_whose_disk_is_full_fails(tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", "400k") as disk:
-        done = run("--feed", "sim?symbols=50&rate=20000", "-o", str(disk / "rec"), **limits(disk))
-    assert done.returncode == 1
-    assert re.search(r"Error: the recording has stopped: (No space left on device|File too large)\n", done.stderr)
-    assert "Traceback" not in done.stderr
+        arguments = ["--feed", "sim?symbols=50&rate=20000", "-o", str(disk / "rec")]
+        with process(*RECORD, *arguments, stderr=subprocess.PIPE) as running:
+            limit(running, disk)
+            assert running.stderr is not None
+            errors = running.stderr.read()
+            assert running.wait(BOUND) == 1
+    assert re.search(r"Error: the recording has stopped: (No space left on device|File too large)\n", errors)
+    assert "Traceback" not in errors
 
 
 # From a server
@@ -281,15 +276,13 @@ def test_what_a_client_records_is_what_the_server_records(market: Path, tmp_path
 def test_a_cut_is_mended_without_a_gap(market: Path, tmp_path: Path) -> None:
     async def main(port: int) -> None:
         async with Proxy(port) as proxy:
-            recording = await asyncio.create_subprocess_exec(
-                sys.executable, *RECORD, proxy.url, "-o", str(tmp_path), cwd=ROOT
-            )
-            for rows in (1_000, 3_000):
-                await asyncio.to_thread(until, lambda rows=rows: safe(tmp_path) > rows)
-                await proxy.cut_and_back()
-            await asyncio.to_thread(until, lambda: safe(tmp_path) > 6_000)
-            recording.send_signal(signal.SIGTERM)
-            assert await asyncio.wait_for(recording.wait(), BOUND) == 0
+            with process(*RECORD, proxy.url, "-o", str(tmp_path)) as recording:
+                for rows in (1_000, 3_000):
+                    await asyncio.to_thread(until, lambda rows=rows: safe(tmp_path) > rows)
+                    await proxy.cut_and_back()
+                await asyncio.to_thread(until, lambda: safe(tmp_path) > 6_000)
+                recording.send_signal(signal.SIGTERM)
+                assert await asyncio.to_thread(recording.wait, BOUND) == 0
             assert proxy.connections >= 3
 
     with server(*TICKS_ONLY, "--feed", f"csv=replay:{market}?speed=4") as address:
@@ -338,7 +331,7 @@ def test_a_terminal_shows_rate_and_size_and_an_interrupt_ends_the_file_whole(tmp
 
 
 def recorder_on_a_terminal(*arguments: str) -> contextlib.AbstractContextManager[Terminal]:
-    return terminal(*arguments, command=[sys.executable, *RECORD])
+    return terminal("record", *arguments)
 
 
 # In the status
@@ -351,7 +344,7 @@ def test_the_status_tells_how_the_recording_stands(tmp_path: Path) -> None:
         assert recording["file"] in {
             name.removeprefix(".").removesuffix(".journal") for name in leftovers(tmp_path / "rec")
         }
-        done = run("--feed", "sim", "-o", str(tmp_path / "rec"))
+        done = cli("record", "--feed", "sim", "-o", str(tmp_path / "rec"))
         assert (done.returncode, done.stderr) == (1, f"Error: another process records into {tmp_path / 'rec'}\n")
     with server(*TICKS_ONLY, "--feed", "sim") as address:
         assert "recording" not in status(address)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.processes import BOUND, ROOT, process, server, status, stream_of
+from tests.integration.processes import BOUND, ROOT, cli, process, server, status, stream_of
 from tests.integration.test_record import files, serving, until
 
 DOC = (ROOT / "docs" / "recording.md").read_text()
@@ -53,7 +53,7 @@ def test_every_command_of_the_document_is_one_that_is_run_here() -> None:
 
 def test_recording_a_feed_and_reading_it(folder: Path) -> None:
     feeds = in_folder(folder, *starting("record", "--feed")[0])
-    with process("-m", "marketfeed", *feeds) as running:
+    with process("marketfeed", *feeds) as running:
         until(lambda: list((folder / "ticks").glob(".*.journal")))
         until(lambda: next((folder / "ticks").glob(".*.journal")).stat().st_size > 50_000)
         running.send_signal(signal.SIGINT)
@@ -70,7 +70,7 @@ def test_recording_a_server(folder: Path) -> None:
     target = folder / "of_server"
     with server() as address:
         words = [word.replace("ws://127.0.0.1:8000/stream", stream_of(address)) for word in command[:-1]]
-        with process("-m", "marketfeed", *words, str(target)) as running:
+        with process("marketfeed", *words, str(target)) as running:
             until(lambda: target.exists() and list(target.glob(".*.journal")))
             running.send_signal(signal.SIGINT)
             assert running.wait(BOUND) == 0
@@ -81,10 +81,7 @@ def test_converting_a_recording(folder: Path) -> None:
     (command,) = [command for command in starting("record") if "aig_quote.zip" in command[2]]
     (folder / "ticks").mkdir(exist_ok=True)
     shutil.copy(folder / "aig.csv", folder / "ticks" / "aig_quote.zip")  # its content tells the format
-    done = subprocess.run(
-        [sys.executable, "-m", "marketfeed", *in_folder(folder, *command)],
-        cwd=ROOT, capture_output=True, text=True, timeout=BOUND, check=False,
-    )  # fmt: skip
+    done = cli(*in_folder(folder, *command))
     (folder / "ticks" / "aig_quote.zip").unlink()
     assert done.returncode == 0, done.stderr
     assert "recorded 3,600 ticks in 1 file" in done.stdout
@@ -102,8 +99,9 @@ def test_serving_a_recording_and_its_replays(tmp_path: Path) -> None:
     with server(*both) as address:
         # The example's start lies before this recording: so it begins at once.
         until(lambda: all(feed["ticks"] for feed in status(address)["feeds"].values()))
-    with process("-m", "marketfeed", "serve", "--port", "0", *replaying, stderr=subprocess.PIPE) as running:
-        _, errors = running.communicate(timeout=BOUND)
+    with process("marketfeed", "serve", "--port", "0", *replaying, stderr=subprocess.PIPE) as running:
+        assert running.stderr is not None
+        errors = running.stderr.read()
     # Both have the same symbols.
     assert "say feed=" in errors
 
@@ -113,10 +111,7 @@ def test_controlling_a_replay(folder: Path) -> None:
         told = []
         for command in starting("replay-control"):
             words = [word.replace("http://127.0.0.1:8000", address) for word in command]
-            done = subprocess.run(
-                [sys.executable, "-m", "marketfeed", *words],
-                cwd=ROOT, capture_output=True, text=True, timeout=BOUND, check=False,
-            )  # fmt: skip
+            done = cli(*words)
             assert done.returncode == 0, done.stderr
             told.append(json.loads(done.stdout))
         assert [answer["state"] for answer in told[:4]] == ["playing", "paused", "paused", "paused"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -14,7 +13,7 @@ from typing import Any
 import pytest
 
 import marketfeed
-from tests.integration.processes import BOUND, ROOT, server, status, stream_of
+from tests.integration.processes import BOUND, cli, server, status, stream_of
 from tests.integration.test_record import until
 
 
@@ -28,10 +27,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 def control(address: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "marketfeed", "replay-control", address, *arguments],
-        cwd=ROOT, capture_output=True, text=True, timeout=BOUND, check=False,
-    )  # fmt: skip
+    return cli("replay-control", address, *arguments)
 
 
 def progress(address: str, *arguments: str) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from tests.integration.clients import free_port
 from tests.integration.inside import Inside
 from tests.integration.javascript import JS, needs_node, node
-from tests.integration.processes import BOUND, ROOT, TICKS_ONLY, Proxy, process, server, status
+from tests.integration.processes import BOUND, ROOT, TICKS_ONLY, Proxy, python, server, status
 
 SIM = "sim?symbols=20&rate=2000&seed=3"
 POLLING, WEBSOCKET = ["polling"], ["websocket"]
@@ -503,7 +503,7 @@ def test_the_example_of_the_docs_logs_quotes(tmp_path):
 
 def test_without_the_package_the_server_runs_and_says_what_to_install():
     code = "import sys; sys.modules['socketio'] = None; from marketfeed.cli import main; main()"
-    with process("-c", code, "serve", "--port", "0", "--feed", SIM, stderr=subprocess.DEVNULL) as running:
+    with python("-c", code, "serve", "--port", "0", "--feed", SIM, stderr=subprocess.DEVNULL) as running:
         address = running.stdout.readline().split()[-1]
         answer = get(f"{address}/socket.io/?EIO=4&transport=polling")
         assert answer == (501, "not installed on this server: pip install 'marketfeed[socketio]'\n")

@@ -11,27 +11,18 @@ import struct
 import subprocess
 import sys
 import termios
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from tests.integration.clients import HELLO, free_port, reply
-from tests.integration.processes import BOUND, ROOT, TICKS_ONLY, fake, process, server, stream_of
-
-TAIL = [sys.executable, "-W", "error", "-m", "marketfeed", "tail"]
+from tests.integration.nursery import Process
+from tests.integration.processes import BOUND, ROOT, TICKS_ONLY, cli, fake, process, server, stream_of
 
 
 def tail(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*TAIL, *arguments],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=BOUND,
-        check=False,
-        env={**os.environ, **environment},
-    )
+    return cli("tail", *arguments, **environment)
 
 
 def test_a_pipe_gets_one_message_a_line_with_the_keys_of_the_wire() -> None:
@@ -55,7 +46,7 @@ def test_without_symbols_it_takes_all_quotes_and_trades() -> None:
 
 def test_a_message_is_there_as_soon_as_it_came() -> None:
     script = [HELLO, ["expect"], reply(0), ["quotes", "A", 1, 1]]
-    with fake(script) as there, process("-m", "marketfeed", "tail", there.url) as running:
+    with fake(script) as there, process("marketfeed", "tail", there.url) as running:
         assert running.stdout is not None
         assert json.loads(running.stdout.readline())["seq"] == 1
         running.send_signal(signal.SIGINT)
@@ -173,7 +164,7 @@ def test_a_cut_is_told_on_stderr_and_the_lines_go_on() -> None:
 def test_a_reader_that_has_seen_enough_ends_it_without_a_word() -> None:
     with server("--feed", "sim?symbols=20&rate=20000") as address:
         done = subprocess.run(
-            ["sh", "-c", '"$@" | head -n 3', "sh", *TAIL, stream_of(address)],
+            ["sh", "-c", '"$@" | head -n 3', "sh", sys.executable, "-m", "marketfeed", "tail", stream_of(address)],
             cwd=ROOT,
             capture_output=True,
             text=True,
@@ -190,7 +181,7 @@ def test_a_reader_that_has_seen_enough_ends_it_without_a_word() -> None:
 class Terminal:
     """A pseudo-terminal with a command on it."""
 
-    def __init__(self, process: "subprocess.Popen[bytes]", master: int) -> None:
+    def __init__(self, process: Process, master: int) -> None:
         self.process = process
         self._master = master
         self.text = ""
@@ -207,28 +198,24 @@ class Terminal:
 
 
 @contextlib.contextmanager
-def terminal(*arguments: str, lines: int = 24, columns: int = 110, command: Sequence[str] = TAIL) -> Iterator[Terminal]:
+def terminal(*arguments: str, lines: int = 24, columns: int = 110) -> Iterator[Terminal]:
     master, slave = pty.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
     environment = {**os.environ, "TERM": "xterm-256color"}
     for name in ("NO_COLOR", "COLUMNS", "LINES"):
         environment.pop(name, None)
-    process = subprocess.Popen(
-        [*command, *arguments], cwd=ROOT, stdin=slave, stdout=slave, stderr=slave, env=environment
-    )
-    os.close(slave)
     try:
-        yield Terminal(process, master)
+        with process("marketfeed", *arguments, stdin=slave, stdout=slave, stderr=slave, env=environment) as running:
+            os.close(slave)
+            yield Terminal(running, master)
     finally:
-        process.kill()
-        process.wait()
         os.close(master)
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_terminal_gets_a_live_table_and_is_left_as_it_was(number: signal.Signals, status: int) -> None:
     sim = server("--feed", "sim?symbols=60&rate=3000")
-    with sim as address, terminal(stream_of(address), "--max-hz", "10") as screen:
+    with sim as address, terminal("tail", stream_of(address), "--max-hz", "10") as screen:
         screen.until(r"\x1b\[\?1049h")
         screen.until(r"SIM-0000[\s\S]*and \d+ more[\s\S]*● connected")
         screen.until(r"\x1b\[1;3[12]m")
@@ -246,13 +233,13 @@ def test_a_terminal_shows_a_cut_and_the_return() -> None:
         ["send", {"T": "gap", "from": 3, "to": 9, "reason": "lapped"}],
         ["quotes", "A", 10, 11],
     ]
-    with fake(first, second) as there, terminal(there.url) as screen:
+    with fake(first, second) as there, terminal("tail", there.url) as screen:
         screen.until(r"1 gap[\s\S]*\(7 lost\)[\s\S]*1 reconnect")
 
 
 def test_a_terminal_may_have_lines_too() -> None:
     script = [HELLO, ["expect"], reply(0), ["quotes", "A", 1, 2]]
-    with fake(script) as there, terminal(there.url, "--json", "--count", "2") as screen:
+    with fake(script) as there, terminal("tail", there.url, "--json", "--count", "2") as screen:
         screen.until(r'"seq":1[\s\S]*"seq":2')
         assert screen.process.wait(BOUND) == 0
 

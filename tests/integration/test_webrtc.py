@@ -14,7 +14,7 @@ import pytest
 from tests.conformance.driven import driven
 from tests.integration.browser import needs_chromium, page_of
 from tests.integration.inside import Inside
-from tests.integration.processes import BOUND, ROOT, TICKS_ONLY, process, server, status
+from tests.integration.processes import BOUND, ROOT, TICKS_ONLY, python, server, status
 from tests.integration.rtc import Peer, offered
 
 SIM = "sim?symbols=50&rate=2000&seed=3"
@@ -342,7 +342,7 @@ def test_a_client_that_is_gone_without_a_word_is_noticed():
 
     # It stops answering ICE's questions for consent (RFC 7675), which are six at intervals of five seconds.
     code = "import aioice.ice; aioice.ice.CONSENT_INTERVAL = 0.1; from marketfeed.cli import main; main()"
-    with process("-c", code, "serve", "--port", "0", "--feed", SIM, "--log-level", "warning") as running:
+    with python("-c", code, "serve", "--port", "0", "--feed", SIM, "--log-level", "warning") as running:
         assert running.stdout is not None
         address = running.stdout.readline().split()[-1]
         asyncio.run(asyncio.wait_for(conversation(address), 2 * BOUND))
@@ -369,7 +369,7 @@ def test_a_server_that_is_told_to_do_without_does_not_load_the_package_and_has_n
         "import atexit, sys; from marketfeed.cli import main; "
         "atexit.register(lambda: print('aiortc' in sys.modules)); main()"
     )
-    with process(
+    with python(
         "-c", code, "serve", "--port", "0", "--feed", SIM, "--without", "webrtc", "--log-level", "error"
     ) as running:
         address = running.stdout.readline().split()[-1]
@@ -383,7 +383,7 @@ def test_a_server_that_is_told_to_do_without_does_not_load_the_package_and_has_n
 
 def test_without_the_package_the_server_runs_and_says_what_to_install():
     code = "import sys; sys.modules['aiortc'] = None; from marketfeed.cli import main; main()"
-    with process("-c", code, "serve", "--port", "0", "--feed", SIM, stderr=subprocess.DEVNULL) as running:
+    with python("-c", code, "serve", "--port", "0", "--feed", SIM, stderr=subprocess.DEVNULL) as running:
         address = running.stdout.readline().split()[-1]
         with pytest.raises(urllib.error.HTTPError) as refused:
             urllib.request.urlopen(f"{address}/webrtc/offer", b"{}", timeout=BOUND)

@@ -302,6 +302,7 @@ def test_the_status_counts_what_was_delivered():
     ],
 )
 def test_a_server_that_cannot_start_says_why_in_one_line_and_exits_with_an_error(arguments, hint):
+    # As users start it, without our warnings: Tornado leaves a socket that cannot listen to the collector.
     done = subprocess.run(
         [sys.executable, "-m", "marketfeed", "serve", "--port", "0", *arguments],
         cwd=ROOT, capture_output=True, text=True, timeout=BOUND, check=False,

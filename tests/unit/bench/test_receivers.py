@@ -40,7 +40,7 @@ def test_the_next_answer_is_asked_for_when_one_is_whole(cuts: list[int]) -> None
 
 @pytest.mark.parametrize("transport", RECEIVERS)
 def test_a_transport_is_measured(transport: str) -> None:
-    with process("-m", "marketfeed", "serve", "--port", "0", "--feed", "sim?symbols=10&rate=500") as running:
+    with process("marketfeed", "serve", "--port", "0", "--feed", "sim?symbols=10&rate=500") as running:
         assert running.stdout is not None
         port = int(running.stdout.readline().rpartition(":")[2])
         order = Order(transport, port, running.pid, 3, {"quotes": ["*"], "trades": ["*"]}, 0.2, 1.0)
