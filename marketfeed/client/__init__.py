@@ -2,8 +2,8 @@
 
 ::
 
-    Feed (aio) ──frames──> Session ──> Inbox ──> Message, ... or Batch, ...      SyncFeed (sync) = a Feed in a thread
-      │  ^                   │
+    Connection ──frames──> Session ──> Inbox ──> Feed (aio) ──> Message, ... or Batch, ...
+      │  ^                   │                     SyncFeed (sync) = a Feed in a thread
       │  └────commands───────┘       Session: the protocol and the positions to resume from; pure
       └── Transport: one WebSocket connection
 

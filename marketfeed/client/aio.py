@@ -1,14 +1,8 @@
-"""The asyncio client: one connection at a time over Tornado's WebSocket client, made anew when it is lost.
-
-One task reads frames into a bounded buffer; the consumer takes messages out of it. A full buffer stops the reading, so
-that a consumer's pace reaches the server through TCP: it then serves this client from the ring as fast as it takes,
-and says with a :class:`Gap` what the ring no longer held. Nothing grows on either side.
-"""
+"""The asyncio client: a feed's messages or batches as they are taken, and its commands."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
 import ssl
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -19,38 +13,26 @@ from urllib.parse import urlsplit
 from marketfeed.client import request
 from marketfeed.client.backoff import Backoff
 from marketfeed.client.batch import Batch
-from marketfeed.client.errors import ClientError, CommandError, ConnectionFailed, ConnectionRefused
+from marketfeed.client.connection import Connection, Way
+from marketfeed.client.errors import CommandError
 from marketfeed.client.inbox import BATCH_ROWS, BatchesAsked, Inbox
 from marketfeed.client.messages import Message, Subscription
 from marketfeed.client.request import Command
-from marketfeed.client.session import Credentials, Session, closed_for_good
+from marketfeed.client.session import Credentials, Session
 from marketfeed.client.signature import own_parameters_of, parameters_of
 from marketfeed.client.state import State, StateChange
-from marketfeed.client.transport import Transport, open_transport
 from marketfeed.model.clock import Clock, SystemClock
-
-log = logging.getLogger("marketfeed.client")
 
 #: Messages read ahead of the consumer. A message takes about 300 bytes, a record 88.
 BUFFER = 32_768
 #: What a connection may be asked to carry -> the subprotocol to ask for; JSON is what every server speaks.
 ENCODINGS: dict[str, str | None] = {"json": None, "binary": "marketfeed.binary"}
-#: While a command's answer is awaited, so many messages more are read: the answer comes behind the ticks that are on
-#: their way, and those are no more than the sockets' buffers hold.
-_READ_ON = 262_144
-#: A connection on which nothing comes for so many intervals of its heartbeat is dead.
-_OVERDUE = 2.5
 #: A consumer that never waits still lets the loop go round after so many messages.
 _TURN = 256
 
 
 class Feed:
-    """A stream of messages. Made by :func:`connect`; an async context manager and an async iterator.
-
-    Attributes:
-        state: where the connection stands.
-        reconnects: how often it was made anew.
-    """
+    """A stream of messages. Made by :func:`connect`; an async context manager and an async iterator."""
 
     def __init__(
         self,
@@ -79,29 +61,25 @@ class Feed:
         if buffer < 1:
             raise ValueError(f"the buffer holds at least one message, not {buffer}")
         self.url = url
-        self._encoding = encoding
-        self.state = State.CLOSED
-        self.reconnects = 0
         credentials = Credentials(key, secret, token) if key or secret or token else None
         self._session = Session(credentials, parts.path.removeprefix("/v2/") if parts.path.startswith("/v2/") else "")
-        self._reconnect = reconnect
-        self._wait_for_server = wait_for_server
-        self._on_state = on_state
-        self._limit = buffer
-        self._open_timeout = open_timeout
         self._command_timeout = command_timeout
-        self._ping_interval = ping_interval
-        self._ssl_context = ssl_context
-        self._backoff = backoff or Backoff(random.Random())
         self._clock = clock or SystemClock()
         self._inbox = Inbox()
-        self._there_is = asyncio.Event()  # something to take, or the end
-        self._go_on = asyncio.Event()  # room in the inbox, or an answer to read for
         self._given = 0
-        self._transport: Transport | None = None
-        self._task: asyncio.Task[None] | None = None
-        self._closing = False
-        self._ended: Exception | None = None
+        way = Way(url, ENCODINGS[encoding], reconnect, wait_for_server, open_timeout, ping_interval, ssl_context)
+        backoff = backoff or Backoff(random.Random())
+        self._connection = Connection(way, self._session, self._inbox, buffer, on_state, backoff, self._clock)
+
+    @property
+    def state(self) -> State:
+        """Where the connection stands."""
+        return self._connection.state
+
+    @property
+    def reconnects(self) -> int:
+        """How often the connection was made anew."""
+        return self._connection.reconnects
 
     @property
     def epoch(self) -> int | None:
@@ -125,32 +103,12 @@ class Feed:
             ConnectionFailed: the server cannot be reached (unless it is to be waited for).
             ConnectionRefused: it does not want this client.
         """
-        if self._task is not None:
-            raise ClientError("a feed is opened once; call connect() for another")
-        transport: Transport | None = None
-        while transport is None:
-            try:
-                transport = await self._connect()
-            except ConnectionFailed as error:
-                if not self._wait_for_server:
-                    self._tell(State.CLOSED, str(error))
-                    raise
-                await self._pause(str(error))
-            except BaseException as error:
-                self._tell(State.CLOSED, str(error))
-                raise
-        self._task = asyncio.create_task(self._run(transport), name=f"marketfeed {self.url}")
+        await self._connection.open()
         return self
 
     async def close(self) -> None:
         """End it, with a closing handshake. Iteration ends; what was read but not taken is dropped."""
-        if self._task is not None and not self._task.done():
-            if not self._closing:
-                self._closing = True
-                self._task.cancel()
-            await asyncio.wait([self._task])
-        if self._transport is not None:
-            await self._finish()  # the task was cancelled before it had begun
+        await self._connection.close()
         self._inbox.clear()
 
     # Commands.
@@ -189,20 +147,10 @@ class Feed:
         return await self._answer_to(request.unsubscribe(*symbols, **more))
 
     async def _answer_to(self, commands: Sequence[Command]) -> Subscription:
-        if self._task is None or self._task.done():
-            raise self._ended or ClientError("the feed is not open")
+        self._connection.check_open()
         answered: asyncio.Future[Subscription | CommandError] = asyncio.get_running_loop().create_future()
         self._session.ask(commands, lambda answer: None if answered.done() else answered.set_result(answer))
-        self._go_on.set()
-        self._send()
-        # The end of the feed ends the waiting too.
-        either: list[asyncio.Future[Any]] = [answered, self._task]
-        done, _ = await asyncio.wait(either, timeout=self._command_timeout, return_when=asyncio.FIRST_COMPLETED)
-        if not answered.done():
-            answered.cancel()
-            if done:
-                raise self._ended or ClientError("the feed was closed")
-            raise ClientError(f"the server did not answer within {self._command_timeout:g} s")
+        await self._connection.answered(answered, self._command_timeout)
         answer = answered.result()
         if isinstance(answer, CommandError):
             raise answer
@@ -219,9 +167,9 @@ class Feed:
             await asyncio.sleep(0)
         # Records of a kind that is not known leave no message behind.
         while (message := self._inbox.pop()) is None:
-            if not await self._wait():
+            if not await self._connection.filled():
                 raise StopAsyncIteration
-        self._look_for_room()
+        self._connection.room()
         return message
 
     async def take(self) -> list[Message]:
@@ -233,9 +181,9 @@ class Feed:
             ClientError: why the feed is at its end; as the iteration raises it.
         """
         messages: list[Message] = []
-        while not messages and await self._wait():
+        while not messages and await self._connection.filled():
             messages = self._inbox.take()
-            self._look_for_room()
+            self._connection.room()
         return messages
 
     def batches(
@@ -271,156 +219,14 @@ class Feed:
             return None
         try:
             async with asyncio.timeout(left):
-                while asked.rows() and await self._wait():
+                while asked.rows() and await self._connection.filled():
                     batch = self._inbox.batch(asked.rows())
-                    self._look_for_room()
+                    self._connection.room()
                     if batch is not None:
                         return asked.given(batch)
         except TimeoutError:
             pass
         return None
-
-    def _look_for_room(self) -> None:
-        if len(self._inbox) < self._limit:
-            self._go_on.set()
-
-    async def _wait(self) -> bool:
-        """Until there is a message; False = there will be none. Always lets the loop go round once."""
-        await asyncio.sleep(0)
-        while not len(self._inbox):
-            if self._task is None:
-                raise ClientError("the feed is not open")
-            if self._task.done():
-                if self._ended is not None:
-                    raise self._ended
-                return False
-            self._there_is.clear()
-            await self._there_is.wait()
-        return True
-
-    # The task.
-
-    async def _run(self, transport: Transport) -> None:
-        try:
-            while True:
-                begun = self._clock.monotonic()
-                self._told_resumed()
-                came, reason = await self._read(transport)
-                if came or self._clock.monotonic() - begun > self._backoff.most:
-                    self._backoff.reset()
-                if not self._reconnect:
-                    raise ConnectionFailed(f"the connection to {self.url} ended: {reason}")
-                transport = await self._again(reason)
-        except asyncio.CancelledError:
-            pass  # close() asked for it, and only close() has the task
-        except Exception as error:  # noqa: BLE001  # whoever iterates gets it, whatever it is
-            self._ended = error
-        finally:
-            await self._finish()
-
-    async def _finish(self) -> None:
-        if self._transport is not None:
-            await self._drop(self._transport)
-        self._tell(State.CLOSED, str(self._ended or ""))
-        self._there_is.set()
-
-    async def _read(self, transport: Transport) -> tuple[bool, str]:
-        """Until the connection is lost. Returns whether any message came, and why it ended."""
-        came = False
-        session, inbox = self._session, self._inbox
-        while (frame := await transport.read(_OVERDUE * session.heartbeat if session.heartbeat else None)) is not None:
-            items = session.receive(frame)
-            if items:
-                came = True
-                inbox.put(items)
-                self._there_is.set()
-            self._send()
-            if isinstance(session.failure, ConnectionFailed):
-                break
-            if session.failure is not None:
-                raise session.failure
-            self._told_resumed()
-            while len(inbox) >= self._limit + (_READ_ON if session.waiting else 0):
-                self._go_on.clear()
-                await self._go_on.wait()
-        reason = str(session.failure or transport.reason)
-        if session.last_error is not None:
-            reason = f"{session.last_error.msg} ({session.last_error.code}); {reason}"
-        await self._drop(transport)
-        if closed_for_good(transport.code):
-            raise ConnectionRefused(transport.code or 0, f"the server ended the connection for good: {reason}")
-        return came, reason
-
-    async def _again(self, reason: str) -> Transport:
-        while True:
-            await self._pause(reason)
-            try:
-                transport = await self._connect()
-            except ConnectionFailed as error:
-                reason = str(error)
-            else:
-                self.reconnects += 1
-                return transport
-
-    async def _pause(self, reason: str) -> None:
-        delay = self._backoff.next()
-        log.info("%s: %s; connecting again in %.1f s", self.url, reason, delay)
-        self._tell(State.WAITING, reason, delay)
-        await asyncio.sleep(delay)
-
-    async def _connect(self) -> Transport:
-        """Open a connection, up to where the server takes commands."""
-        self._tell(State.CONNECTING)
-        transport = await open_transport(
-            self.url, self._open_timeout, self._ping_interval, self._ssl_context, ENCODINGS[self._encoding]
-        )
-        self._transport = transport
-        session = self._session
-        session.connected()
-        try:
-            async with asyncio.timeout(self._open_timeout):
-                while not session.ready:
-                    frame = await transport.read()
-                    if frame is None:
-                        said = session.last_error.msg if session.last_error is not None else transport.reason
-                        if closed_for_good(transport.code):
-                            raise ConnectionRefused(transport.code or 0, f"{self.url} refused the connection: {said}")
-                        raise ConnectionFailed(f"{self.url} ended the connection at once: {said}")
-                    session.receive(frame)
-                    self._send()
-                    if session.failure is not None:
-                        raise session.failure
-        except TimeoutError:
-            await self._drop(transport)
-            raise ConnectionFailed(f"{self.url} did not greet within {self._open_timeout:g} s") from None
-        except BaseException:
-            await self._drop(transport)
-            raise
-        return transport
-
-    async def _drop(self, transport: Transport) -> None:
-        """Let go of a connection; what it had not delivered is pending again."""
-        self._session.disconnected()
-        await transport.close()
-        self._transport = None
-
-    def _send(self) -> None:
-        texts = self._session.outgoing()
-        if self._transport is not None:
-            for text in texts:
-                self._transport.write(text)
-
-    def _told_resumed(self) -> None:
-        if self.state is not State.CONNECTED and self._session.resumed:
-            self._tell(State.CONNECTED)
-
-    def _tell(self, state: State, reason: str = "", delay: float = 0.0) -> None:
-        self.state = state
-        if self._on_state is not None:
-            try:
-                self._on_state(StateChange(state, reason, delay))
-            except Exception:
-                log.exception("on_state failed")
 
 
 @parameters_of(Feed)
