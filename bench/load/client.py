@@ -16,8 +16,8 @@ import socket
 import sys
 import termios
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -121,6 +121,7 @@ class Client:
             self.pump.remove(sock)
             sock.close()
         self.sockets.clear()
+        self.pump.close()
 
     def pong(self) -> None:
         """Show that every connection is alive."""
@@ -157,16 +158,6 @@ def _until(sock: socket.socket, mark: bytes) -> bytes:
     return bytes(data[: -len(mark)])
 
 
-@contextmanager
-def _client(order: Order) -> Iterator[Client]:
-    client = Client(order)
-    try:
-        yield client
-    finally:
-        client.close()
-        client.pump.close()
-
-
 def verify(order: Order) -> int:
     """Hold the cheap count against a full parse, on a few connections of their own; returns the updates parsed.
 
@@ -176,7 +167,7 @@ def verify(order: Order) -> int:
     subscriptions = [wanted for wanted in order.subscriptions if wanted != []][:_VERIFIED]
     if not subscriptions:
         return 0
-    with _client(order) as client:
+    with closing(Client(order)) as client:
         client.connect(len(subscriptions))
         # From the first byte on, so that frames are whole.
         kept = {sock.fileno(): bytearray() for sock in client.sockets}
@@ -203,10 +194,10 @@ def verify(order: Order) -> int:
 
 def idle(order: Order) -> dict[str, Any]:
     """Memory of connections that say nothing, after a few that made the server load what it needs for any."""
-    with _client(order) as first:
+    with closing(Client(order)) as first:
         first.connect(_VERIFIED)
         first.run(_SETTLE_S)
-    with _client(order) as client:
+    with closing(Client(order)) as client:
         before = memory_bytes(order.server_pid)
         client.connect(len(order.subscriptions))
         client.run(_SETTLE_S)
@@ -218,7 +209,7 @@ def idle(order: Order) -> dict[str, Any]:
 
 def measure(order: Order) -> dict[str, Any]:
     """Connect, subscribe, warm up, and measure one window."""
-    with _client(order) as client:
+    with closing(Client(order)) as client:
         client.connect(len(order.subscriptions))
         client.subscribe(order.subscriptions)
         client.run(order.warmup_s)

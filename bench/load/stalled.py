@@ -19,7 +19,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +64,7 @@ def serving(feed: str, ring: int, cpu: int, market: Market, directory: Path) -> 
 def phases_1_to_3(order: Order, workload: Workload, seconds: float) -> dict[str, Any]:
     """Both windows, and the promises. The stall is as long as a window."""
     pid, rate, wanted = order.server_pid, workload.rate, list(workload.subscriptions())
-    with _client(order) as healthy, _client(order) as stalled:
+    with closing(Client(order)) as healthy, closing(Client(order)) as stalled:
         healthy.connect(len(wanted))
         healthy.subscribe(wanted)
         _run(healthy, _WARMUP_S)
@@ -109,7 +109,7 @@ def phase_4(order: Order, market: Market, ring: int) -> dict[str, Promise]:
     """The market ends while two clients read nothing; then they do."""
     ticks = ticks_of(market)
     last = b'"seq":%d}' % len(ticks)
-    with _client(order) as client:
+    with closing(Client(order)) as client:
         # The market has begun already: what it knows by then comes as a snapshot.
         every, throttled = _subscribed(client, {"max_hz": MAX_HZ_ENDING, "snapshot": True}, _NARROW_BYTES)
         give_up = time.monotonic() + _CATCH_UP_S
@@ -209,16 +209,6 @@ def _catch_up(client: Client, kept: dict[int, bytearray], there: Callable[[bytes
 def _is_live(tail: bytes) -> bool:
     text, end, _ = tail.rpartition(UPDATE)[2].partition(b'"')
     return UPDATE in tail and bool(end) and time.time_ns() - Clock().ns(text) < _LIVE_S * 1e9
-
-
-@contextmanager
-def _client(order: Order) -> Iterator[Client]:
-    client = Client(order)
-    try:
-        yield client
-    finally:
-        client.close()
-        client.pump.close()
 
 
 def _subscribed(client: Client, options: dict[str, Any], receive_bytes: int | None = None) -> list[socket.socket]:

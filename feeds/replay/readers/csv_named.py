@@ -91,12 +91,7 @@ class _Reader:
             numbers = table.decimals(self._columns["venue_seq"])
             rows.venue_seq = numbers.mantissa
             bad["unparsable venue_seq"] = (numbers.state == text.BAD) | (numbers.scale > 0) | (numbers.mantissa < 0)
-        keep = np.ones(len(table), np.bool_)
-        for reason, wrong in bad.items():
-            wrong = wrong & keep
-            if wrong.any():
-                context.refuse(reason, int(wrong.sum()), table.line(int(wrong.argmax())))
-                keep &= ~wrong
+        keep = table.sound(bad, context.refuse)
         return ticks_of(self._kept(rows, keep, table, context), context)
 
     def _times(self, table: text.Table, how: str) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:

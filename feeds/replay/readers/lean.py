@@ -168,18 +168,10 @@ class _Reader:
             places = 0 if name.endswith("size") else member.price_places
             numbers[name], state = table.floats(column, places)
             bad[f"unparsable {name}"] = state != text.OK
-        keep = np.ones(len(table), np.bool_)
-        for reason, wrong in bad.items():
-            wrong = wrong & keep
-            if wrong.any():
-                context.refuse(reason, int(wrong.sum()), table.line(int(wrong.argmax())))
-                keep &= ~wrong
         of_day = times.scaled_ns(when.mantissa, when.scale, "ms")
         # A day has 25 hours at the most; what lies beyond is no time of that date.
-        late = keep & (of_day > 25 * 3_600 * 10**9)
-        if late.any():
-            context.refuse("time of another day", int(late.sum()), table.line(int(late.argmax())))
-            keep &= ~late
+        bad["time of another day"] = of_day > 25 * 3_600 * 10**9
+        keep = table.sound(bad, context.refuse)
         if len(columns) == 4:
             _fill(numbers, keep, last, table, context)
         ticks = empty_ticks(int(keep.sum()))

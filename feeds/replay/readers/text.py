@@ -88,6 +88,16 @@ class Table:
         """Only the first so many rows."""
         return Table(self.buffer, self.starts[:rows], self.ends[:rows])
 
+    def sound(self, bad: dict[str, NDArray[np.bool_]], refuse: Refuse) -> NDArray[np.bool_]:
+        """Which rows have nothing wrong, shape (rows,). The others are refused, each for the first of these reasons."""
+        sound = np.ones(len(self), np.bool_)
+        for reason, wrong in bad.items():
+            wrong = wrong & sound
+            if wrong.any():
+                refuse(reason, int(wrong.sum()), self.line(int(wrong.argmax())))
+                sound &= ~wrong
+        return sound
+
     def matrix(self, column: int, most: int) -> NDArray[np.uint8]:
         """The bytes of a column, shape (width, rows), left-aligned, 0 behind the end; cut to ``most`` bytes each."""
         starts, ends = self.starts[:, column], self.ends[:, column]
