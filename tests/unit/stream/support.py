@@ -123,6 +123,10 @@ class ListLink(EachLink):
     def ticks(self) -> list[dict[str, Any]]:
         return [message for message in self.messages() if message["T"] in "qt"]
 
+    def seqs(self) -> list[int]:
+        """Their sequence numbers."""
+        return [tick["seq"] for tick in self.ticks()]
+
 
 class WiredLink(ListLink):
     """One with a wire: its frames are put together by the hub, and come by its sender."""

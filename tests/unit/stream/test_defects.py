@@ -42,10 +42,6 @@ def subscribed(market: Market, encoding: str = "json", wired: bool = True, **com
     return session, link
 
 
-def seqs(link: ListLink) -> list[int]:
-    return [tick["seq"] for tick in link.ticks()]
-
-
 def gaps(link: ListLink) -> list[tuple[int, int, str]]:
     return [(m["from"], m["to"], m["reason"]) for m in link.messages() if m["T"] == "gap"]
 
@@ -59,11 +55,11 @@ def test_what_cannot_be_written_is_told_and_everything_else_comes(market, wired,
     market.run(1.0)
     market.publish(("A", QUOTE, 6))
     market.run(1.0)
-    assert seqs(every[1]) == [1, 3, 5, 6]
+    assert every[1].seqs() == [1, 3, 5, 6]
     assert gaps(every[1]) == [(2, 2, "internal"), (4, 4, "internal")]
     assert [m.get("seq", m.get("from")) for m in every[1].messages()[1:]] == [1, 2, 3, 4, 5, 6]
-    assert seqs(healthy[1]) == [1, 3, 6]
-    assert seqs(other[1]) == [1, 2, 3, 4, 5, 6]
+    assert healthy[1].seqs() == [1, 3, 6]
+    assert other[1].seqs() == [1, 2, 3, 4, 5, 6]
     assert gaps(healthy[1]) == gaps(other[1]) == []
     for session, link in (every, healthy, other):
         assert link.closed is None
@@ -80,7 +76,7 @@ def test_a_slow_client_gets_past_what_cannot_be_written_frame_by_frame(market):
     for _ in range(200):
         link.drain(session, room=1)
         market.run(0.01)
-    assert seqs(link) == [n + 1 for n in range(30) if n % 3]
+    assert link.seqs() == [n + 1 for n in range(30) if n % 3]
     assert gaps(link) == [(n + 1, n + 1, "internal") for n in range(0, 30, 3)]
     assert link.closed is None
 
@@ -139,7 +135,7 @@ def test_where_the_sender_fails_those_it_was_to_send_to_are_ended_and_nobody_els
     stalled[1].drain(stalled[0])
     market.publish(("A", QUOTE, 3))
     market.run(1.0)
-    assert seqs(by_itself[1]) == seqs(stalled[1]) == [1, 2, 3]
+    assert by_itself[1].seqs() == stalled[1].seqs() == [1, 2, 3]
 
 
 def test_until_a_session_whose_sender_failed_is_ended_nothing_is_sent_to_it_and_no_place_told():
@@ -180,9 +176,9 @@ def test_a_defect_in_finding_who_wants_what_loses_nothing(market, monkeypatch):
     market.publish(("A", QUOTE, 4))
     market.run(1.0)
     assert not failures
-    assert seqs(every[1]) == [1, 2, 4]
-    assert seqs(conditional[1]) == [2, 4]
-    assert seqs(throttled[1]) == [3]
+    assert every[1].seqs() == [1, 2, 4]
+    assert conditional[1].seqs() == [2, 4]
+    assert throttled[1].seqs() == [3]
 
 
 def test_a_session_that_is_to_end_in_the_midst_of_its_own_command_leaves_nothing_behind():
@@ -216,4 +212,4 @@ def test_wired_and_unwired_fail_alike(market):
     market.publish(("A", QUOTE, 1), (POISON, QUOTE, 2), ("A", QUOTE, 3))
     market.run(1.0)
     for n, link in enumerate(links):
-        assert seqs(link) == ([1, 3] if n % 2 else [1, 2, 3])
+        assert link.seqs() == ([1, 3] if n % 2 else [1, 2, 3])
