@@ -6,6 +6,7 @@
       └────────────<──pid, exit status──────────────────┘
 
 A test's server is a process like any other, but for the half second of two cores that Python and its imports take.
+What Python reads of the environment when it starts (PYTHON..., TZ) is the nursery's.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from typing import IO, Any, NoReturn
 
 ROOT = Path(__file__).resolve().parents[2]
 
-#: What takes long to load; none of it has a thread that a fork would miss.
+#: What takes long to load. Its threads are native, and are there again after a fork, or not missed.
 _LOADED = (
     "marketfeed.cli",
     "marketfeed.server.run",
@@ -85,7 +86,14 @@ class Process:
             given.enter_context(theirs)
             request = json.dumps([module, arguments, dict(os.environ if env is None else env)]).encode()
             socket.send_fds(_nursery(), [request], [theirs.fileno(), read, written, complained])
-        (self.pid,) = _NUMBER.unpack(self._keeper.recv(_NUMBER.size))
+        self.pid = self._told()
+
+    def _told(self) -> int:
+        told = self._keeper.recv(_NUMBER.size)
+        if not told:
+            raise RuntimeError("the nursery, or this process's keeper, has ended; why stands on its standard error")
+        number: int = _NUMBER.unpack(told)[0]
+        return number
 
     def wait(self, timeout: float | None = None) -> int:
         """Its exit status, negative for a signal.
@@ -96,7 +104,7 @@ class Process:
         if self.returncode is None:
             self._keeper.settimeout(timeout)
             try:
-                (self.returncode,) = _NUMBER.unpack(self._keeper.recv(_NUMBER.size))
+                self.returncode = self._told()
             except (TimeoutError, BlockingIOError):
                 raise subprocess.TimeoutExpired(str(self.pid), timeout or 0) from None
         return self.returncode
@@ -108,6 +116,7 @@ class Process:
         return self.returncode
 
     def send_signal(self, number: int) -> None:
+        """Does nothing where it has ended: its number is kept for it until it is let go of."""
         if self.poll() is None:
             os.kill(self.pid, number)
 
@@ -134,7 +143,9 @@ def _nursery() -> socket.socket:
     with theirs:
         running = subprocess.Popen(
             [sys.executable, "-W", "error", "-m", __name__, str(theirs.fileno())],
-            cwd=ROOT, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()],
+            # How its standard output is buffered, here is decided for all.
+            cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, pass_fds=[theirs.fileno()],
+            env={name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"},
         )  # fmt: skip
 
     def end() -> None:
@@ -159,14 +170,18 @@ def _become(module: str, arguments: list[str], environment: dict[str, str], desc
 
 
 def _keep(pid: int, teller: socket.socket) -> NoReturn:
-    """Tell of a child's begin and its end."""
-    with contextlib.suppress(BrokenPipeError):  # nobody asks any more
+    """Tell of a child's begin and its end, and keep its number for it until nobody asks any more."""
+    with contextlib.suppress(BrokenPipeError):
         teller.send(_NUMBER.pack(pid))
-        teller.send(_NUMBER.pack(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])))
+        end = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+        assert end is not None
+        teller.send(_NUMBER.pack(end.si_status if end.si_code == os.CLD_EXITED else -end.si_status))
+        teller.recv(1)
     os._exit(0)
 
 
 def _main(channel: socket.socket) -> None:
+    interrupted = signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the tests, and they end this
     for name in _LOADED:
         importlib.import_module(name)
     gc.freeze()  # what is shared stays shared
@@ -187,6 +202,7 @@ def _main(channel: socket.socket) -> None:
             os.close(descriptor)
         _keep(pid, teller)
     teller.close()
+    signal.signal(signal.SIGINT, interrupted)
     _become(*json.loads(request), descriptors[1:])
 
 
