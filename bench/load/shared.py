@@ -86,16 +86,16 @@ def follow(directory: str, way: str, pipe: int) -> dict[str, Any]:
     """Follow until the writer ends, and tell how long after their stamps the ticks were in hand."""
     feed = marketfeed.attach(NAME, directory=directory)
     delays: list[int] = []
+    cursor = feed.head  # before the writer may begin
     print("ready", flush=True)
     cpu, waited, begin = time.process_time(), waited_ns(os.getpid()), time.monotonic()
     if way == PIPE:
-        cursor = feed.head
         while os.read(pipe, 65_536):
             for batch in feed.ticks(since=cursor):
                 delays += (time.time_ns() - batch.ticks["ts_recv"]).tolist()
                 cursor += len(batch)
     else:
-        for batch in feed.follow(nap=float(way)):
+        for batch in feed.follow(since=cursor, nap=float(way)):
             delays += (time.time_ns() - batch.ticks["ts_recv"]).tolist()
     cpu, waited, took = time.process_time() - cpu, waited_ns(os.getpid()) - waited, time.monotonic() - begin
     p50, p99, most = np.percentile(np.array(delays) / 1000, [50, 99, 100]).tolist()
