@@ -83,8 +83,7 @@ def test_each_answer_goes_on_where_the_one_before_ended():
         _, second = await waiting.answer()
         assert (second["cursor"], seqs(second)) == (2, [1, 2])
         assert second["position"] == {"epoch": inside.store.epoch, "seq": 2}
-        inside.publish("A")  # while nobody asks
-        inside.publish("B")
+        inside.publish("A", "B")  # while nobody asks
         _, third = await poll.answer("GET", f"{path}?cursor=2")
         assert (third["cursor"], seqs(third)) == (3, [3, 4])
 
